@@ -1,0 +1,3 @@
+"""hpcserve: a Slurm allocation as an LLM service. Start reading at `docs/architecture.md`."""
+
+__version__ = "0.1.0"

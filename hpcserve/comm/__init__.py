@@ -1,0 +1,1 @@
+"""Connections between hpcserve processes, over `distributed.comm` with mutual TLS."""

@@ -1,0 +1,166 @@
+"""The configuration, as people write it. Every field has a default that works on one machine; unknown keys are errors.
+
+How the values of files, environment and flags are put together is in `load.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+
+class Section(BaseModel):
+    """A part of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(Section):
+    """The model and how it is cut over GPUs."""
+
+    path: Path | None = Field(None, description="directory with config.json and tokenizer.json; not needed by the mock")
+    name: str | None = Field(None, description="name in the API; default: the directory's name")
+    max_model_len: PositiveInt | None = Field(None, description="context in tokens; default: the model's own")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    tensor_parallel: PositiveInt | None = Field(None, description="GPUs of one engine; default: GPUs of its job")
+    chat_template: Path | None = Field(None, description="Jinja file that replaces the tokenizer's template")
+
+
+class MockConfig(Section):
+    """The mock engine: real scheduling and paging, simulated compute."""
+
+    speedup: Annotated[float, Field(gt=0)] = Field(1.0, description="simulated over real time; .inf for no delay")
+    num_kv_blocks: PositiveInt = 16384
+    max_num_seqs: PositiveInt = 256
+    max_batched_tokens: PositiveInt = 8192
+    kv_bytes_per_token: PositiveInt = 131072
+    kv_bandwidth_gb_per_s: PositiveFloat = 50.0
+    load_s: Annotated[float, Field(ge=0)] = Field(0.0, description="simulated time to load the model")
+
+
+class VllmConfig(Section):
+    """The vLLM engine. `args` are AsyncEngineArgs, passed as they are."""
+
+    args: dict[str, Any] = Field(default_factory=dict)
+    in_process: bool | None = Field(None, description="engine core as a thread of the agent; default: on the CPU only")
+
+
+class EngineConfig(Section):
+    """Which engine runs on the workers."""
+
+    kind: Literal["vllm", "mock"] = "vllm"
+    block_size: PositiveInt = Field(32, description="tokens in a KV block")
+    mock: MockConfig = MockConfig()
+    vllm: VllmConfig = VllmConfig()
+
+
+class LocalConfig(Section):
+    """Workers as processes of this machine."""
+
+    threads: PositiveInt | None = Field(None, description="CPU threads of one engine; default: cores over workers")
+
+
+class SlurmConfig(Section):
+    """What is asked of Slurm for every worker. One job holds one worker."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    walltime: str | None = Field(None, description="[days-]hours:minutes:seconds; default: the partition's")
+    cores: PositiveInt = 4
+    memory: str | None = Field(None, description="such as 64GB; default: what the partition gives")
+    gpus: Annotated[int, Field(ge=0)] = Field(1, description="GPUs of one worker")
+    gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task", "none"] = "gres"
+    gpu_type: str | None = Field(None, description="such as a100, where the site tells types apart")
+    extra_directives: list[str] = Field(default_factory=list, description="lines put after #SBATCH")
+    skip_directives: list[str] = Field(default_factory=list, description="lines that hold one of these are left out")
+    modules: list[str] = Field(default_factory=list, description="loaded before the worker starts")
+    prologue: list[str] = Field(default_factory=list, description="shell lines run before the worker")
+    python: str | None = Field(None, description="interpreter on the compute nodes; default: this one")
+
+
+class ClusterConfig(Section):
+    """Where workers come from."""
+
+    kind: Literal["auto", "local", "slurm"] = "auto"
+    interface: str | None = Field(None, description="network interface that workers are reached on, such as ib0")
+    scratch: Path | None = Field(None, description="node-local directory; default: $TMPDIR, else /tmp")
+    start_timeout_s: PositiveFloat = Field(600.0, description="from a job's start to READY")
+    local: LocalConfig = LocalConfig()
+    slurm: SlurmConfig = SlurmConfig()
+
+
+class PoolsConfig(Section):
+    """How many workers of which kind."""
+
+    mode: Literal["aggregated", "disaggregated"] = "aggregated"
+    workers: PositiveInt = Field(1, description="aggregated: workers that prefill and decode")
+    prefill: PositiveInt = Field(1, description="disaggregated: prefill workers")
+    decode: PositiveInt = Field(1, description="disaggregated: decode workers")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Workers wanted, by pool."""
+        if self.mode == "aggregated":
+            return {"both": self.workers}
+        return {"prefill": self.prefill, "decode": self.decode}
+
+
+class RouterConfig(Section):
+    """How a worker is chosen."""
+
+    policy: Literal["random", "round_robin", "least_loaded", "kv"] = "kv"
+    min_remote_prefill_tokens: Annotated[int, Field(ge=0)] = Field(
+        256, description="prompts with fewer uncached tokens than this prefill on their decode worker"
+    )
+    seed: int = Field(0, description="of the random policy")
+
+
+class FrontendConfig(Section):
+    """The HTTP server."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0: any free port")
+    max_body_mb: PositiveFloat = 20.0
+    max_attempts: PositiveInt = Field(4, description="workers that a request may be lost on before it fails")
+    request_timeout_s: PositiveFloat = 3600.0
+    drain_timeout_s: Annotated[float, Field(ge=0)] = Field(20.0, description="for running requests when going down")
+
+
+class SecurityConfig(Section):
+    """Who may connect."""
+
+    auth: Literal["auto", "on", "off"] = Field("auto", description="auto: a key is required unless local and loopback")
+
+
+class DashboardConfig(Section):
+    """The Dask dashboard, always bound to loopback."""
+
+    enabled: bool = True
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="0: any free port")
+
+
+class Config(Section):
+    """One deployment: a namespace of its own."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")] = "default"
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    pools: PoolsConfig = PoolsConfig()
+    router: RouterConfig = RouterConfig()
+    frontend: FrontendConfig = FrontendConfig()
+    security: SecurityConfig = SecurityConfig()
+    dashboard: DashboardConfig = DashboardConfig()
+    strict: bool = Field(False, description="refuse fallbacks instead of warning about them")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def served_name(self) -> str:
+        """Name of the model in the API."""
+        if self.model.name:
+            return self.model.name
+        return self.model.path.name if self.model.path else "mock"

@@ -1,0 +1,55 @@
+"""What every engine must do. `tests/contract/test_engine.py` is the executable form of this page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId, Role, WorkerId
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineContext:
+    """Where an engine runs: what it cannot know from its configuration."""
+
+    worker: WorkerId
+    role: Role
+    host: str  # address that other workers reach this one at (KV side channel)
+    disaggregated: bool  # whether KV must be movable
+    scratch: Path  # node-local directory that this engine may write to; removed by the agent
+
+
+class AsyncEngine(Protocol):
+    """One model on one GPU group. All methods are called on one event loop, and none blocks it."""
+
+    async def start(self, on_kv_events: Callable[[list[KvEvent]], None]) -> EngineInfo:
+        """Load the model and get ready to generate. Raises `EngineError`, after which nothing is left running.
+
+        `on_kv_events` is called on the event loop, at most once a step, with what the prefix cache stored and removed
+        since the last call, in order, hashed by `kv.hashing`. An engine that cannot tell never calls it.
+        """
+        ...
+
+    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Yield what each step adds; the last output, and only that, has a finish reason.
+
+        Closing the iterator, or cancelling the task that iterates, aborts the request. A request that cannot run
+        (too long, unknown option) ends with one output of reason "error"; an engine that died raises `EngineError`.
+        With `prefill_only` the one generated token comes with a `KvHandle`, whose blocks are kept until fetched or until
+        the transport's lease ends. A `kv` handle that cannot be pulled is recomputed and counted, never an error.
+        """
+        ...
+
+    async def abort(self, request_id: RequestId) -> None:
+        """End a request soon; its iterator yields a last output with reason "abort". Unknown ids are ignored."""
+        ...
+
+    def load(self) -> LoadReport:
+        """Return the newest measurements. Cheap: called several times a second."""
+        ...
+
+    async def stop(self) -> None:
+        """Free everything. Running requests end with reason "abort". Safe to call twice, and after a failed start."""
+        ...

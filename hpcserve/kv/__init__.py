@@ -1,0 +1,1 @@
+"""KV cache: block hashes that are the same in every process."""
