@@ -223,3 +223,38 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decode: WorkerId
     prefill: WorkerId | None = None
     cached_tokens: int = 0  # prompt tokens expected in the cache of the worker that computes the prompt
+
+
+# --- status -------------------------------------------------------------------------------------------------------
+
+
+class Phase(StrEnum):
+    """Life of a deployment."""
+
+    STARTING = "starting"  # no worker is READY yet
+    SERVING = "serving"  # the endpoint answers
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `hpcserve status` shows, and what a frontend is told when the workers change."""
+
+    name: str
+    phase: Phase
+    model: str
+    mode: str  # "aggregated" or "disaggregated"
+    policy: str
+    cluster: str  # "local" or "slurm"
+    endpoint: str | None = None  # base URL, ends in /v1
+    dashboard: str | None = None  # URL
+    frontend_pid: int | None = None
+    head_pid: int | None = None
+    head_host: str | None = None
+    started_at: float = 0.0  # Unix time
+    wanted: dict[str, int] = {}  # workers by pool
+    workers: tuple[WorkerInfo, ...] = ()
+    load: dict[WorkerId, LoadReport] = {}
+    warnings: tuple[str, ...] = ()
+    detail: str = ""  # why it failed
