@@ -1,0 +1,250 @@
+"""The state directory: what a deployment leaves on disk so that any machine that sees it can find, use and end it.
+
+One directory a deployment, 0700; every file 0600 and replaced atomically, because other hosts read while one writes.
+It holds records only. Who is alive is decided by asking (`Proc.is_alive`, Slurm), never by a file being there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TypeVar
+
+import msgspec
+
+from hpcserve.config.models import Config
+from hpcserve.errors import DeploymentError
+from hpcserve.types import Role, WorkerId
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+
+class Proc(msgspec.Struct, frozen=True, kw_only=True):
+    """One process, told apart from a later one that was given the same pid."""
+
+    pid: int
+    host: str
+    start_time: int  # clock ticks after boot, field 22 of /proc/<pid>/stat (proc(5))
+
+    @classmethod
+    def of(cls, pid: int) -> Proc:
+        """Describe a live process of this host; raises `ProcessLookupError`."""
+        start_time = _start_time(pid)
+        if start_time is None:
+            raise ProcessLookupError(pid)
+        return cls(pid=pid, host=socket.gethostname(), start_time=start_time)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it runs (or ran) on this host."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs. Only this host's processes can be looked up; others count as dead here."""
+        return self.is_local and _start_time(self.pid) == self.start_time
+
+
+class HeadRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach the head."""
+
+    proc: Proc
+    scheduler: str  # Dask scheduler, tls://host:port
+    address: str  # the head's own channel, tls://host:port
+    dashboard: str | None = None
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One job or process that holds a worker."""
+
+    worker: WorkerId
+    pool: str
+    role: Role
+    job_id: str
+    cluster: str  # "local" or "slurm"
+
+
+@dataclass(frozen=True)
+class StateDir:
+    """Paths and records of one deployment."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, name: str) -> StateDir:
+        """Return the directory of the deployment called `name`, which may not exist."""
+        return cls(state_root() / name)
+
+    @classmethod
+    def all(cls) -> list[StateDir]:
+        """Return every deployment that left a directory, by name."""
+        root = state_root()
+        found = (path for path in root.iterdir() if path.is_dir()) if root.is_dir() else iter(())
+        return [state for state in map(cls, sorted(found)) if state.exists()]
+
+    @property
+    def name(self) -> str:
+        """Name of the deployment."""
+        return self.path.name
+
+    @property
+    def logs(self) -> Path:
+        """Directory of `head.log`, `frontend.log` and one file a worker."""
+        return self.path / "logs"
+
+    @property
+    def key_file(self) -> Path:
+        """File with the bearer key of the HTTP API."""
+        return self.path / "api-key"
+
+    @property
+    def tls_cert(self) -> Path:
+        """The deployment's certificate: its own authority, shared by all its processes."""
+        return self.path / "tls-cert.pem"
+
+    @property
+    def tls_key(self) -> Path:
+        """Private key of `tls_cert`."""
+        return self.path / "tls-key.pem"
+
+    def exists(self) -> bool:
+        """Whether a deployment was ever started here and not yet removed."""
+        return (self.path / "config.json").is_file()
+
+    def create(self) -> None:
+        """Make the directory, private to this user. Raises `DeploymentError` if it cannot be, or is somebody else's."""
+        try:
+            self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.chmod(0o700)
+            self.logs.chmod(0o700)
+        except OSError as err:
+            raise DeploymentError(
+                f"cannot write the state directory {self.path}: {err.strerror}; set HPCSERVE_STATE_DIR"
+            ) from err
+        if not self.key_file.exists():
+            self.write_private(self.key_file, f"sk-{secrets.token_urlsafe(32)}\n".encode())
+
+    def remove(self) -> None:
+        """Delete the directory and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def write_private(self, path: Path, data: bytes) -> None:
+        """Replace `path` by `data` in one step, readable by this user only."""
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:  # made 0600
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+
+    def read_key(self) -> str:
+        """Return the bearer key; raises `DeploymentError` before the first `up`."""
+        try:
+            return self.key_file.read_text().strip()
+        except OSError as err:
+            raise DeploymentError(f"no key for deployment {self.name!r}: {self.key_file} cannot be read") from err
+
+    def read_config(self) -> Config:
+        """Return the configuration that the deployment was started with."""
+        try:
+            return Config.model_validate_json((self.path / "config.json").read_bytes())
+        except FileNotFoundError as err:
+            raise DeploymentError(f"no deployment called {self.name!r}: nothing in {self.path}") from err
+        except ValueError as err:
+            raise DeploymentError(
+                f"{self.path / 'config.json'} is not a configuration of this version; "
+                f"end the deployment with the version that started it, or remove {self.path}"
+            ) from err
+
+    def write_config(self, config: Config) -> None:
+        """Record the configuration."""
+        self.write_private(self.path / "config.json", config.model_dump_json(indent=2).encode())
+
+    def read_head(self) -> HeadRecord | None:
+        """Return how to reach the head, or None where none was started or it ended in good order."""
+        return self._read("head.json", HeadRecord)
+
+    def write_head(self, head: HeadRecord) -> None:
+        """Record how to reach the head."""
+        self._write("head.json", head)
+
+    def clear_head(self) -> None:
+        """Record that no head runs."""
+        (self.path / "head.json").unlink(missing_ok=True)
+
+    def read_frontend(self) -> Proc | None:
+        """Return the frontend's process, if one was started."""
+        return self._read("frontend.json", Proc)
+
+    def write_frontend(self, proc: Proc) -> None:
+        """Record the frontend's process."""
+        self._write("frontend.json", proc)
+
+    def read_jobs(self) -> list[JobRecord]:
+        """Return every job or process that may still hold a worker."""
+        path = self.path / "jobs.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=list[JobRecord])
+        except FileNotFoundError:
+            return []
+        except msgspec.MsgspecError as err:
+            raise DeploymentError(f"{path} is damaged ({err}); cancel its jobs by hand, then remove it") from err
+
+    def write_jobs(self, jobs: list[JobRecord]) -> None:
+        """Record every job or process that may hold a worker. Written before a job can be lost sight of."""
+        self.write_private(self.path / "jobs.json", msgspec.json.format(msgspec.json.encode(jobs)))
+
+    def read_failure(self) -> str:
+        """Return why the last head ended badly, or an empty string."""
+        path = self.path / "failure.txt"
+        return path.read_text().strip() if path.is_file() else ""
+
+    def write_failure(self, reason: str) -> None:
+        """Record why this head ends badly; an empty reason clears it."""
+        self.write_private(self.path / "failure.txt", reason.encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the deployment for one head. Raises `DeploymentError` while another process holds it."""
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as err:
+                raise DeploymentError(f"another head already runs deployment {self.name!r} in {self.path}") from err
+            yield
+
+    def _read(self, name: str, record: type[_Record]) -> _Record | None:
+        try:
+            return msgspec.json.decode((self.path / name).read_bytes(), type=record)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as err:
+            raise DeploymentError(f"{self.path / name} is damaged ({err}); remove it") from err
+
+    def _write(self, name: str, record: msgspec.Struct) -> None:
+        self.write_private(self.path / name, msgspec.json.format(msgspec.json.encode(record)))
+
+
+def state_root() -> Path:
+    """Return the directory of all deployments: `$HPCSERVE_STATE_DIR`, else `~/.local/state/hpcserve`.
+
+    It has to be on a file system that the compute nodes see.
+    """
+    configured = os.environ.get("HPCSERVE_STATE_DIR")
+    return Path(configured) if configured else Path.home() / ".local" / "state" / "hpcserve"
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the command may hold spaces and brackets
+    return None if fields[0] == "Z" else int(fields[19])

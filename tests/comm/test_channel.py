@@ -1,0 +1,145 @@
+"""Two ends of a channel over real TLS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hpcserve.comm.channel import Channel, Listener, connect
+from hpcserve.comm.tls import create_identity, security
+from hpcserve.errors import BadRequest, ConnectionLost
+
+
+class Recorder:
+    def __init__(self, channel: Channel | None = None) -> None:
+        self.channel = channel
+        self.messages: list[tuple[str, object]] = []
+        self.closed = asyncio.Event()
+        self.enough = asyncio.Event()
+        self.expected = 1
+
+    async def on_call(self, op: str, body: msgspec.Raw) -> object:
+        if op == "refuse":
+            raise BadRequest("no such thing")
+        if op == "crash":
+            raise RuntimeError("boom")
+        if op == "hang":
+            await asyncio.Event().wait()
+        return msgspec.msgpack.decode(body)
+
+    def on_message(self, op: str, body: msgspec.Raw) -> None:
+        self.messages.append((op, msgspec.msgpack.decode(body)))
+        if len(self.messages) >= self.expected:
+            self.enough.set()
+
+    def on_close(self) -> None:
+        self.closed.set()
+
+
+@pytest.fixture
+def identity(tmp_path: Path):
+    return make_identity(tmp_path, "a")
+
+
+def make_identity(directory: Path, name: str):
+    cert, key = create_identity()
+    cert_file, key_file = directory / f"{name}-cert.pem", directory / f"{name}-key.pem"
+    cert_file.write_bytes(cert)
+    key_file.write_bytes(key)
+    return security(cert_file, key_file)
+
+
+@asynccontextmanager
+async def pair(identity) -> AsyncIterator[tuple[Channel, Recorder, Recorder]]:
+    peers: list[Recorder] = []
+
+    def make_peer(channel: Channel) -> Recorder:
+        peers.append(Recorder(channel))
+        return peers[-1]
+
+    listener = Listener(make_peer, identity)
+    address = await listener.start("127.0.0.1")
+    channel = await connect(address, identity, timeout_s=5)
+    client = Recorder()
+    running = asyncio.create_task(channel.run(client))
+    try:
+        assert await channel.call("echo", 0, int, timeout_s=5) == 0
+        yield channel, client, peers[0]
+    finally:
+        channel.close()
+        await running
+        await listener.close()
+
+
+async def test_a_call_returns_what_the_other_side_answers(identity) -> None:
+    async with pair(identity) as (channel, _, _):
+        answers = await asyncio.gather(*(channel.call("echo", n, int, timeout_s=5) for n in range(100)))
+        assert answers == list(range(100))
+
+
+async def test_messages_arrive_in_order(identity) -> None:
+    async with pair(identity) as (channel, _, server):
+        server.expected = 1000
+        for number in range(1000):
+            channel.send("n", number)
+        await asyncio.wait_for(server.enough.wait(), 5)
+        assert server.messages == [("n", number) for number in range(1000)]
+
+
+async def test_an_error_of_ours_is_raised_at_the_caller_and_a_crash_is_not_leaked(identity, caplog) -> None:
+    async with pair(identity) as (channel, _, _):
+        with pytest.raises(BadRequest, match="no such thing"):
+            await channel.call("refuse", None, int, timeout_s=5)
+        with pytest.raises(Exception, match="failed; see the log") as caught:
+            await channel.call("crash", None, int, timeout_s=5)
+        assert "boom" not in str(caught.value)
+
+
+async def test_a_lost_connection_fails_the_calls_that_wait_and_tells_both_peers(identity) -> None:
+    async with pair(identity) as (channel, client, server):
+        waiting = asyncio.create_task(channel.call("hang", None, int, timeout_s=30))
+        await channel.call("echo", 1, int, timeout_s=5)
+        assert server.channel is not None
+        server.channel.close()
+        with pytest.raises(ConnectionLost):
+            await waiting
+        await asyncio.wait_for(client.closed.wait(), 5)
+        await asyncio.wait_for(server.closed.wait(), 5)
+        with pytest.raises(ConnectionLost):
+            await channel.call("echo", 1, int, timeout_s=5)
+
+
+async def test_a_call_without_an_answer_ends_at_its_bound(identity) -> None:
+    async with pair(identity) as (channel, _, _):
+        with pytest.raises(ConnectionLost, match="did not answer"):
+            await channel.call("hang", None, int, timeout_s=0.05)
+
+
+async def test_another_identity_is_refused(identity, tmp_path: Path) -> None:
+    stranger = make_identity(tmp_path, "b")
+    accepted: list[Recorder] = []
+
+    def make_peer(channel: Channel) -> Recorder:
+        accepted.append(Recorder(channel))
+        return accepted[-1]
+
+    listener = Listener(make_peer, identity)
+    address = await listener.start("127.0.0.1")
+    try:
+        with pytest.raises(ConnectionLost):
+            channel = await connect(address, stranger, timeout_s=2)
+            with suppress(asyncio.CancelledError):
+                await channel.call("echo", 1, int, timeout_s=1)
+        assert not accepted
+    finally:
+        await listener.close()
+
+
+async def test_nothing_listens_is_said_with_the_address(identity) -> None:
+    with pytest.raises(ConnectionLost, match=r"tls://127\.0\.0\.1:1"):
+        await connect("tls://127.0.0.1:1", identity, timeout_s=1)
