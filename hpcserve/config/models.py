@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 class Section(BaseModel):
     """A part of the configuration."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    # infinity as a string: JSON has no number for it, and null would not be read back
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, ser_json_inf_nan="strings")
 
 
 class ModelConfig(Section):
@@ -69,9 +70,17 @@ class SlurmConfig(Section):
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    walltime: str | None = Field(None, description="[days-]hours:minutes:seconds; default: the partition's")
+    walltime: str | None = Field(
+        None,
+        pattern=r"^(\d+-\d{1,2}(:\d{1,2}){0,2}|\d+(:\d{1,2}){0,2})$",
+        description="[days-]hours:minutes:seconds, or minutes; default: the partition's",
+    )
     cores: PositiveInt = 4
-    memory: str | None = Field(None, description="such as 64GB; default: what the partition gives")
+    memory: str | None = Field(
+        None,
+        pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B?$",
+        description="a number and its unit, such as 64GB; default: what the partition gives",
+    )
     gpus: Annotated[int, Field(ge=0)] = Field(1, description="GPUs of one worker")
     gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task", "none"] = "gres"
     gpu_type: str | None = Field(None, description="such as a100, where the site tells types apart")
@@ -146,7 +155,11 @@ class DashboardConfig(Section):
 class Config(Section):
     """One deployment: a namespace of its own."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")] = "default"
+    name: str = Field(
+        "default",
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        description="lower-case letters, digits and dashes, at most 40, beginning with a letter or digit",
+    )
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
     cluster: ClusterConfig = ClusterConfig()
