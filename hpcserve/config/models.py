@@ -98,6 +98,10 @@ class ClusterConfig(Section):
     interface: str | None = Field(None, description="network interface that workers are reached on, such as ib0")
     scratch: Path | None = Field(None, description="node-local directory; default: $TMPDIR, else /tmp")
     start_timeout_s: PositiveFloat = Field(600.0, description="from a job's start to READY")
+    drain_timeout_s: Annotated[float, Field(ge=0)] = Field(
+        20.0, description="for the running requests of a worker that was told to end; then they are moved"
+    )
+    orphan_timeout_s: PositiveFloat = Field(600.0, description="without a head; then a worker ends by itself")
     local: LocalConfig = LocalConfig()
     slurm: SlurmConfig = SlurmConfig()
 

@@ -1,0 +1,38 @@
+"""What each key allows alone but not together with another. Pure; looks at no disk and no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hpcserve.config.models import Config
+
+
+def contradictions(config: Config, origins: Mapping[str, str]) -> list[str]:
+    """Return a line for each thing that does not fit together."""
+    return [*_model(config, origins), *_gpus(config, origins), *_cluster(config, origins)]
+
+
+def _model(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    if config.engine.kind == "vllm" and config.model.path is None:
+        yield (
+            f"model.path is not set, and engine.kind = 'vllm' ({origins['engine.kind']}) needs it: "
+            "give --model DIRECTORY, or try things out with --engine mock"
+        )
+
+
+def _gpus(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    tensor_parallel, gpus = config.model.tensor_parallel, config.cluster.slurm.gpus
+    if config.cluster.kind == "slurm" and tensor_parallel and gpus and tensor_parallel > gpus:
+        yield (
+            f"model.tensor_parallel = {tensor_parallel} ({origins['model.tensor_parallel']}) is more than "
+            f"cluster.slurm.gpus = {gpus} ({origins['cluster.slurm.gpus']}): one worker lives in one job"
+        )
+
+
+def _cluster(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    if config.cluster.kind != "local":
+        return
+    for key in ("partition", "account", "walltime"):
+        origin = origins[f"cluster.slurm.{key}"]
+        if origin.startswith("--") and not origin.startswith("--set"):  # in files it waits for another --cluster
+            yield f"{origin} is for Slurm, but cluster.kind = 'local' ({origins['cluster.kind']})"
