@@ -139,6 +139,7 @@ class FrontendConfig(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0: any free port")
     max_body_mb: PositiveFloat = 20.0
     max_attempts: PositiveInt = Field(4, description="workers that a request may be lost on before it fails")
+    reassign_timeout_s: PositiveFloat = Field(120.0, description="to find a new worker for a request that was lost")
     request_timeout_s: PositiveFloat = 3600.0
     drain_timeout_s: Annotated[float, Field(ge=0)] = Field(20.0, description="for running requests when going down")
 

@@ -1,0 +1,108 @@
+"""The agent's side of the data plane: requests in, deltas out, straight from and to frontends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hpcserve.comm.channel import Channel, Listener
+from hpcserve.engine.protocol import AsyncEngine
+from hpcserve.errors import BadRequest, EngineError
+from hpcserve.types import EngineOutput, EngineRequest, RequestId
+
+if TYPE_CHECKING:
+    from distributed import Security
+
+log = logging.getLogger(__name__)
+
+_decode_request = msgspec.msgpack.Decoder(EngineRequest).decode
+_decode_id = msgspec.msgpack.Decoder(RequestId).decode
+
+
+class DataPlane:
+    """Runs the requests that frontends send on one engine. A connection that ends takes its requests with it."""
+
+    def __init__(self, engine: AsyncEngine, security: Security) -> None:
+        self._engine = engine
+        self._listener = Listener(self._open_session, security)
+        self._num_running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.engine_died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def start(self, host: str) -> str:
+        """Listen on `host` and return the address for frontends."""
+        return await self._listener.start(host)
+
+    async def drained(self, timeout_s: float) -> bool:
+        """Wait until no request runs; False if `timeout_s` went by first."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End every connection; frontends re-assign what still ran."""
+        await self._listener.close()
+
+    def _open_session(self, channel: Channel) -> _Session:
+        return _Session(self, channel)
+
+    async def run(self, request: EngineRequest, channel: Channel) -> None:
+        """Run one request and send its outputs. An engine that died says so through `engine_died` and the connection."""
+        self._num_running += 1
+        self._idle.clear()
+        try:
+            async for output in self._engine.generate(request):
+                channel.send("output", output)
+        except EngineError as err:
+            log.error("engine died: %s", err.message)
+            if not self.engine_died.done():
+                self.engine_died.set_result(err.message)
+            channel.close()
+        except asyncio.CancelledError:
+            raise
+        except Exception as err:
+            log.exception("request %s failed in the engine", request.request_id)
+            failed = EngineOutput(request_id=request.request_id, finish_reason="error", error=f"engine failed: {err!r}")
+            channel.send("output", failed)
+        finally:
+            self._num_running -= 1
+            if not self._num_running:
+                self._idle.set()
+
+
+class _Session:
+    """One frontend's connection."""
+
+    def __init__(self, plane: DataPlane, channel: Channel) -> None:
+        self._plane = plane
+        self._channel = channel
+        self._running: dict[RequestId, asyncio.Task[None]] = {}
+
+    async def on_call(self, op: str, body: msgspec.Raw) -> object:
+        raise BadRequest(f"agents answer no call {op!r}")
+
+    def on_message(self, op: str, body: msgspec.Raw) -> None:
+        if op == "generate":
+            self._generate(_decode_request(body))
+        elif op == "abort":
+            task = self._running.get(_decode_id(body))
+            if task is not None:
+                task.cancel()
+        else:
+            log.warning("ignored a message %r from %s", op, self._channel.peer_address)
+
+    def on_close(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+
+    def _generate(self, request: EngineRequest) -> None:
+        task = asyncio.create_task(self._plane.run(request, self._channel), name=f"generate {request.request_id}")
+        self._running[request.request_id] = task
+        task.add_done_callback(lambda _: self._running.pop(request.request_id, None))

@@ -1,0 +1,132 @@
+"""The agent's place in the Dask cluster: a Dask `Worker` that is built again whenever the scheduler went away.
+
+distributed's worker closes for good when its scheduler is lost. The engine must not: so the worker is a part that this
+loop replaces, at the address that the state directory then names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hpcserve.comm.protocol import ANNOUNCE, COMMAND, Announcement, Command
+from hpcserve.comm.tls import security
+from hpcserve.errors import HpcserveError
+from hpcserve.state import StateDir
+from hpcserve.types import WorkerId
+
+log = logging.getLogger(__name__)
+
+_JOIN_TIMEOUT_S = 30.0
+_RETRY_S = 1.0
+
+# What distributed would do by itself and an agent must not: sample stacks, serve pages to everybody, kill by memory.
+DASK_CONFIG = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.http.routes": [],
+    "distributed.worker.lifetime.duration": None,
+    "distributed.admin.tick.limit": "30s",  # loading a model may hold the interpreter for seconds
+    "distributed.comm.timeouts.connect": "10s",
+}
+
+
+class Membership:
+    """Joins the scheduler, stays joined, and carries announcements up and commands down."""
+
+    def __init__(
+        self,
+        worker: WorkerId,
+        state: StateDir,
+        *,
+        host: str,
+        scratch: Path,
+        on_joined: Callable[[], Announcement],
+        on_command: Callable[[Command], None],
+    ) -> None:
+        self._worker_id = worker
+        self._state = state
+        self._host = host
+        self._scratch = scratch
+        self._on_joined = on_joined
+        self._on_command = on_command
+        self._dask: Any = None
+        self.last_joined = time.monotonic()
+
+    async def run(self) -> None:
+        """Join again and again until cancelled."""
+        while True:
+            try:
+                await self._stay_joined()
+            except (OSError, TimeoutError, ValueError, RuntimeError, HpcserveError) as err:
+                log.info("not joined to the head: %s", err)
+            finally:
+                await self._leave()
+            await asyncio.sleep(_RETRY_S)
+
+    def announce(self, announcement: Announcement) -> None:
+        """Tell the head soon. Dropped while not joined: joining sends everything anew."""
+        if self._dask is not None:
+            self._dask.batched_send({"op": ANNOUNCE, "payload": msgspec.msgpack.encode(announcement)})
+
+    async def announce_now(self, announcement: Announcement, *, timeout_s: float) -> None:
+        """Tell the head and wait until it heard, at most `timeout_s`; for last words."""
+        if self._dask is None:
+            return
+        with suppress(OSError, TimeoutError, ValueError):
+            async with asyncio.timeout(timeout_s):
+                call = getattr(self._dask.scheduler, ANNOUNCE)
+                await call(worker=self._dask.address, payload=msgspec.msgpack.encode(announcement))
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the head hears us."""
+        return self._dask is not None
+
+    async def _stay_joined(self) -> None:
+        from distributed import Worker
+
+        head = self._state.read_head()
+        if head is None:
+            raise HpcserveError("the state directory names no head")
+        worker = Worker(
+            head.scheduler,
+            name=self._worker_id,
+            nthreads=1,
+            memory_limit=0,
+            host=self._host,
+            local_directory=str(self._scratch),
+            dashboard_address="127.0.0.1:0",
+            security=security(self._state.tls_cert, self._state.tls_key),
+        )
+        worker.stream_handlers[COMMAND] = self._take_command
+        try:
+            async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                await worker
+        except BaseException:
+            await worker.close(nanny=False)
+            raise
+        self._dask = worker
+        log.info("joined %s", head.scheduler)
+        self.announce(self._on_joined())
+        await worker.finished()
+        log.warning("the head at %s is gone", head.scheduler)
+
+    async def _leave(self) -> None:
+        worker, self._dask = self._dask, None
+        if worker is not None:
+            self.last_joined = time.monotonic()
+            with suppress(OSError, TimeoutError):
+                await worker.close(nanny=False)
+
+    def _take_command(self, command: Command) -> None:
+        try:
+            self._on_command(command)
+        except Exception:  # an exception here would drop the Dask worker
+            log.exception("command %r failed", command)

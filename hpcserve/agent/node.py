@@ -1,0 +1,214 @@
+"""One worker from its first breath to its last: the state machine of a node agent.
+
+STARTING -> LOADING -> WARMING -> READY -> DRAINING -> STOPPED, or FAILED from anywhere. Each change is announced. The
+parts (engine, data plane, membership) know nothing of each other; this is where they meet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from hpcserve.agent.data_plane import DataPlane
+from hpcserve.agent.kv_log import KvLog
+from hpcserve.agent.membership import Membership
+from hpcserve.comm.protocol import Announcement, Command
+from hpcserve.comm.tls import security
+from hpcserve.config.models import Config
+from hpcserve.engine.factory import make_engine
+from hpcserve.engine.protocol import AsyncEngine, EngineContext
+from hpcserve.errors import EngineError, HpcserveError
+from hpcserve.state import StateDir
+from hpcserve.types import (
+    EngineRequest,
+    KvEvent,
+    LoadReport,
+    RequestId,
+    Role,
+    Sampling,
+    WorkerId,
+    WorkerInfo,
+    WorkerState,
+)
+
+log = logging.getLogger(__name__)
+
+_LOAD_INTERVAL_S = 0.25
+_LAST_WORDS_S = 2.0
+_WARM_UP_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeSpec:
+    """Which worker this process is."""
+
+    worker: WorkerId
+    pool: str
+    role: Role
+    host: str
+    scratch: Path
+
+
+class NodeAgent:
+    """Runs one engine for one deployment. `run` is the whole life."""
+
+    def __init__(self, spec: NodeSpec, config: Config, state: StateDir) -> None:
+        self._spec = spec
+        self._config = config
+        self._stopping = asyncio.Event()
+        self._kv_log = KvLog(spec.worker)
+        self._engine: AsyncEngine = make_engine(config, self._engine_context())
+        self._data_plane = DataPlane(self._engine, security(state.tls_cert, state.tls_key))
+        self._membership = Membership(
+            spec.worker,
+            state,
+            host=spec.host,
+            scratch=spec.scratch,
+            on_joined=self._everything,
+            on_command=self._on_command,
+        )
+        self._info = WorkerInfo(
+            worker=spec.worker,
+            pool=spec.pool,
+            role=spec.role,
+            state=WorkerState.STARTING,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            job_id=os.environ.get("SLURM_JOB_ID"),
+        )
+
+    def stop(self) -> None:
+        """Drain, then end `run`. Safe to call twice, and from a signal handler of the loop."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `stop`. Raises `HpcserveError` if the engine cannot start, or dies."""
+        address = await self._data_plane.start(self._spec.host)
+        self._info = msgspec.structs.replace(self._info, address=address)
+        async with self._background():
+            try:
+                await self._serve()
+            except HpcserveError as err:
+                await self._end(WorkerState.FAILED, err.message)
+                raise
+            await self._end(WorkerState.STOPPED, "")
+
+    async def _serve(self) -> None:
+        self._enter(WorkerState.LOADING)
+        if not await self._start_engine():
+            return
+        died, stopping = self._data_plane.engine_died, asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((died, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if died.done():
+            raise EngineError(died.result())
+        await self._drain()
+
+    async def _start_engine(self) -> bool:
+        """Bring the engine to READY; False if told to stop meanwhile."""
+        starting = asyncio.create_task(self._load_and_warm())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                return True
+            return False
+        finally:
+            stopping.cancel()
+            starting.cancel()
+            with suppress(asyncio.CancelledError, HpcserveError):
+                await starting
+
+    async def _load_and_warm(self) -> None:
+        started = time.monotonic()
+        engine = await self._engine.start(self._on_kv_events)
+        self._enter(WorkerState.WARMING, engine=engine)
+        request = EngineRequest(
+            request_id=RequestId("warm-up"),
+            token_ids=[1] * min(8, engine.max_model_len - 1),
+            sampling=Sampling(max_tokens=1, temperature=0.0, ignore_eos=True),
+        )
+        async with asyncio.timeout(_WARM_UP_TIMEOUT_S):
+            async for output in self._engine.generate(request):
+                if output.error is not None:
+                    raise EngineError(f"the first generation failed: {output.error}")
+        log.info("%s is READY after %.1f s", self._spec.worker, time.monotonic() - started)
+        self._enter(WorkerState.READY)
+
+    async def _drain(self) -> None:
+        self._enter(WorkerState.DRAINING)
+        if not await self._data_plane.drained(self._config.cluster.drain_timeout_s):
+            log.warning("requests still run after %g s; frontends move them", self._config.cluster.drain_timeout_s)
+
+    async def _end(self, state: WorkerState, detail: str) -> None:
+        await self._data_plane.close()
+        await self._engine.stop()
+        self._enter(state, detail=detail)
+        last_words = Announcement(worker=self._spec.worker, info=self._info)
+        await self._membership.announce_now(last_words, timeout_s=_LAST_WORDS_S)
+
+    @asynccontextmanager
+    async def _background(self) -> AsyncIterator[None]:
+        loops = [asyncio.create_task(self._membership.run()), asyncio.create_task(self._report_load())]
+        try:
+            yield
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def _report_load(self) -> None:
+        last: LoadReport | None = None
+        while True:
+            await asyncio.sleep(_LOAD_INTERVAL_S)
+            self._give_up_if_orphaned()
+            if self._info.state in (WorkerState.READY, WorkerState.DRAINING) and (load := self._engine.load()) != last:
+                last = load
+                self._membership.announce(Announcement(worker=self._spec.worker, load=load))
+
+    def _give_up_if_orphaned(self) -> None:
+        bound = self._config.cluster.orphan_timeout_s
+        if not self._membership.is_joined and time.monotonic() - self._membership.last_joined > bound:
+            log.error("no head for %g s: stopping", bound)
+            self.stop()
+
+    def _on_kv_events(self, events: list[KvEvent]) -> None:
+        self._membership.announce(Announcement(worker=self._spec.worker, kv=self._kv_log.append(events)))
+
+    def _on_command(self, command: Command) -> None:
+        if command == "stop":
+            self.stop()
+        else:
+            self._membership.announce(Announcement(worker=self._spec.worker, kv=self._kv_log.snapshot()))
+
+    def _everything(self) -> Announcement:
+        return Announcement(
+            worker=self._spec.worker, info=self._info, load=self._engine.load(), kv=self._kv_log.snapshot()
+        )
+
+    def _enter(self, state: WorkerState, *, detail: str = "", engine: object = None) -> None:
+        changes = {"state": state, "detail": detail} | ({"engine": engine} if engine is not None else {})
+        self._info = msgspec.structs.replace(self._info, **changes)
+        log.info("%s %s%s", self._spec.worker, state, f": {detail}" if detail else "")
+        self._membership.announce(Announcement(worker=self._spec.worker, info=self._info))
+
+    def _engine_context(self) -> EngineContext:
+        return EngineContext(
+            worker=self._spec.worker,
+            role=self._spec.role,
+            host=self._spec.host,
+            disaggregated=self._config.pools.mode == "disaggregated",
+            scratch=self._spec.scratch,
+        )

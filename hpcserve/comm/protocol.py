@@ -1,0 +1,42 @@
+"""What hpcserve processes say to each other: three conversations, on one page.
+
+agent and head      Dask's worker stream: `ANNOUNCE` up, `COMMAND` down.
+frontend and head   a channel: "register", "assign", "prefilled", "release" up; "status" down.
+frontend and agent  a channel: "generate", "abort" up; "output" down.
+CLI and head        the same channel as a frontend's: "subscribe" and "stop" up; "status" down.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from hpcserve.types import KvEventBatch, LoadReport, WorkerId, WorkerInfo
+
+ANNOUNCE = "hpcserve_announce"
+COMMAND = "hpcserve_command"
+
+Command = Literal["snapshot", "stop"]
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent tells the head: any of its membership, its load, its cache."""
+
+    worker: WorkerId
+    info: WorkerInfo | None = None
+    load: LoadReport | None = None
+    kv: KvEventBatch | None = None
+
+
+class FrontendInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a frontend tells the head when it connects."""
+
+    pid: int
+    endpoint: str  # base URL, ends in /v1
+
+
+class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """End the deployment. `force`: without waiting for running requests."""
+
+    force: bool = False

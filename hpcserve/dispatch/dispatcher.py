@@ -1,0 +1,195 @@
+"""THE request path: assign -> prefill -> decode -> stream, and again elsewhere with the tokens so far if a worker is lost.
+
+One `run` is one sequence. Its outputs reach the caller by plain calls, so that a token costs no task switch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from hpcserve.config.models import Config
+from hpcserve.dispatch.agents import AgentPool, OnOutput
+from hpcserve.dispatch.head import HeadLink
+from hpcserve.errors import EngineError, Unavailable, WorkerLost
+from hpcserve.kv.hashing import hash_blocks
+from hpcserve.types import (
+    Assignment,
+    EngineOutput,
+    EngineRequest,
+    KvHandle,
+    RequestId,
+    RouteRequest,
+    Status,
+    WorkerId,
+)
+
+log = logging.getLogger(__name__)
+
+_RETRY_ASSIGN_S = 0.25
+
+
+@dataclass
+class DispatchCounts:
+    """What happened to requests beyond the ordinary; exported as metrics."""
+
+    reassigned: int = 0  # moved because a worker was lost
+    remote_prefills: int = 0
+    prefills_lost: int = 0  # prefill worker lost; decode worker computed the prompt
+
+
+@dataclass
+class _Progress:
+    """What a sequence has produced, over all its workers."""
+
+    request: EngineRequest
+    on_output: OnOutput
+    token_ids: list[int] = field(default_factory=list)
+    lost_on: list[WorkerId] = field(default_factory=list)
+    finished: bool = False
+
+    def take(self, output: EngineOutput) -> None:
+        if output.error is not None:
+            raise EngineError(output.error)
+        if self.lost_on and output.cached_tokens is not None and self.token_ids:
+            output = msgspec.structs.replace(output, cached_tokens=None)  # usage counts the prompt's first reading
+        self.token_ids.extend(output.token_ids)
+        self.finished = output.finish_reason is not None
+        self.on_output(output)
+
+    def remaining(self) -> EngineRequest:
+        """Return the request as the next worker gets it: what was generated has become prompt."""
+        done = len(self.token_ids)
+        if not done:
+            return self.request
+        sampling = self.request.sampling
+        return msgspec.structs.replace(
+            self.request,
+            token_ids=self.request.token_ids + self.token_ids,
+            num_resumed=self.request.num_resumed + done,
+            sampling=msgspec.structs.replace(
+                sampling, max_tokens=sampling.max_tokens - done, min_tokens=max(0, sampling.min_tokens - done)
+            ),
+        )
+
+
+class Dispatcher:
+    """Runs sequences on the deployment. Owned by a frontend process; `HeadLink.run` has to run beside it."""
+
+    def __init__(self, config: Config, head: HeadLink, agents: AgentPool) -> None:
+        self._config = config
+        self._agents = agents
+        self._head = head
+        head.on_status = self._on_status
+        self.counts = DispatchCounts()
+
+    def status(self) -> Status:
+        """Return the newest status. Raises `Unavailable` before the first."""
+        if self._head.status is None:
+            raise Unavailable("the scheduler is not reachable yet")
+        return self._head.status
+
+    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
+        """Run one sequence to its end; `on_output` is called for every delta.
+
+        Cancelling aborts it. Raises `Unavailable` if no worker can take it, `EngineError` if the engine refused it, or
+        if it was lost on `frontend.max_attempts` workers.
+        """
+        progress = _Progress(request, on_output)
+        while not progress.finished:
+            remaining = progress.remaining()
+            if remaining.sampling.max_tokens <= 0:
+                on_output(EngineOutput(request_id=request.request_id, finish_reason="length"))
+                return
+            assignment = await self._assign(remaining, progress)
+            try:
+                await self._execute(remaining, assignment, progress)
+            except WorkerLost as err:
+                self._note_loss(assignment.decode, progress, err)
+            finally:
+                self._head.release(request.request_id)
+
+    async def _execute(self, request: EngineRequest, assignment: Assignment, progress: _Progress) -> None:
+        handle = await self._prefill(request, assignment.prefill) if assignment.prefill else None
+        decode = await self._agents.link(assignment.decode, self._address(assignment.decode))
+        await decode.generate(msgspec.structs.replace(request, kv=handle), self._reporting_prefill(progress))
+
+    async def _prefill(self, request: EngineRequest, worker: WorkerId) -> KvHandle | None:
+        """Compute the prompt elsewhere. None if that worker is lost: the decode worker computes it then."""
+        outputs: list[EngineOutput] = []
+        prompt = msgspec.structs.replace(
+            request, prefill_only=True, request_id=RequestId(f"{request.request_id}-prefill")
+        )
+        try:
+            link = await self._agents.link(worker, self._address(worker))
+            await link.generate(prompt, outputs.append)
+        except WorkerLost as err:
+            log.warning("%s: prefill lost, computing on the decode worker: %s", request.request_id, err.message)
+            self.counts.prefills_lost += 1
+            return None
+        if outputs[-1].error is not None:
+            raise EngineError(outputs[-1].error)
+        self.counts.remote_prefills += 1
+        self._head.prefilled(request.request_id)
+        return outputs[-1].kv
+
+    def _reporting_prefill(self, progress: _Progress) -> OnOutput:
+        """Tell the head of the first output, which ends the prefill."""
+        is_first = True
+
+        def take(output: EngineOutput) -> None:
+            nonlocal is_first
+            if is_first:
+                is_first = False
+                self._head.prefilled(progress.request.request_id)
+            progress.take(output)
+
+        return take
+
+    async def _assign(self, request: EngineRequest, progress: _Progress) -> Assignment:
+        """Ask the head; a request that was under way waits for a replacement, a new one is refused at once."""
+        route = RouteRequest(
+            request_id=request.request_id,
+            block_hashes=self._hashes(request),
+            num_tokens=len(request.token_ids),
+            max_tokens=request.sampling.max_tokens,
+            priority=request.priority,
+            exclude=tuple(progress.lost_on),
+        )
+        deadline = time.monotonic() + self._config.frontend.reassign_timeout_s
+        while True:
+            try:
+                return await self._head.assign(route)
+            except Unavailable:
+                if not progress.lost_on or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_RETRY_ASSIGN_S)
+
+    def _hashes(self, request: EngineRequest) -> list[int]:
+        block_size = self._config.engine.block_size
+        return hash_blocks(request.token_ids, block_size, request.cache_salt)  # type: ignore[return-value]
+
+    def _note_loss(self, worker: WorkerId, progress: _Progress, err: WorkerLost) -> None:
+        progress.lost_on.append(worker)
+        self.counts.reassigned += 1
+        request_id = progress.request.request_id
+        log.warning("%s: %s after %d tokens; moving it", request_id, err.message, len(progress.token_ids))
+        if len(progress.lost_on) >= self._config.frontend.max_attempts:
+            raise EngineError(f"the request was lost on {len(progress.lost_on)} workers; last: {err.message}") from err
+
+    def _address(self, worker: WorkerId) -> str:
+        for info in self.status().workers:
+            if info.worker == worker and info.address is not None:
+                return info.address
+        raise WorkerLost(f"{worker} is not known any more")
+
+    def _on_status(self, status: Status) -> None:
+        """Drop connections to workers that are over: a frozen one would never close them itself."""
+        alive = {info.worker for info in status.workers if not info.state.is_final}
+        for worker in self._agents.known():
+            if worker not in alive:
+                self._agents.drop(worker)

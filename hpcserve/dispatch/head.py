@@ -1,0 +1,100 @@
+"""A frontend's connection to the head: assignments, and the newest status. Comes back by itself after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from hpcserve.comm.channel import Channel, connect
+from hpcserve.comm.protocol import FrontendInfo
+from hpcserve.comm.tls import security
+from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Unavailable
+from hpcserve.state import StateDir
+from hpcserve.types import Assignment, RequestId, RouteRequest, Status
+
+log = logging.getLogger(__name__)
+
+_CALL_TIMEOUT_S = 10.0
+_RETRY_S = 0.5
+_decode_status = msgspec.msgpack.Decoder(Status).decode
+
+
+class HeadLink:
+    """Asks the head. `run` keeps the connection; everything else needs it to run."""
+
+    def __init__(self, state: StateDir, me: FrontendInfo) -> None:
+        self._state = state
+        self._me = me
+        self.on_status: Callable[[Status], None] | None = None
+        self._channel: Channel | None = None
+        self.status: Status | None = None
+        self._settled = asyncio.Event()
+
+    async def run(self) -> None:
+        """Connect, register and listen, again and again until cancelled."""
+        identity = security(self._state.tls_cert, self._state.tls_key)
+        while True:
+            try:
+                head = self._state.read_head()
+                if head is None:
+                    raise ConnectionLost("the state directory names no head")
+                channel = await connect(head.address, identity, timeout_s=_CALL_TIMEOUT_S)
+                await self._listen(channel)
+            except HpcserveError as err:
+                log.info("not connected to the head: %s", err.message)
+            await asyncio.sleep(_RETRY_S)
+
+    async def connected(self) -> None:
+        """Wait until the first status is known."""
+        await self._settled.wait()
+
+    async def assign(self, route: RouteRequest) -> Assignment:
+        """Ask where a request runs. Raises `Unavailable`; the assignment is held until `release`."""
+        if self._channel is None or self._channel.is_closed:
+            raise Unavailable("the scheduler is not reachable at the moment; try again soon")
+        try:
+            return await self._channel.call("assign", route, Assignment, timeout_s=_CALL_TIMEOUT_S)
+        except ConnectionLost as err:
+            raise Unavailable(f"the scheduler is not reachable at the moment: {err.message}") from err
+
+    def prefilled(self, request_id: RequestId) -> None:
+        """Report that the prompt of a request was computed."""
+        if self._channel is not None:
+            self._channel.send("prefilled", request_id)
+
+    def release(self, request_id: RequestId) -> None:
+        """Report that a request no longer runs where it was assigned to."""
+        if self._channel is not None:
+            self._channel.send("release", request_id)
+
+    async def on_call(self, op: str, body: msgspec.Raw) -> object:
+        """Frontends answer no calls."""
+        raise BadRequest(f"frontends answer no call {op!r}")
+
+    def on_message(self, op: str, body: msgspec.Raw) -> None:
+        """Take a new status."""
+        if op == "status":
+            self._take(_decode_status(body))
+
+    def on_close(self) -> None:
+        """The head is gone; `run` connects again."""
+        self._channel = None
+
+    async def _listen(self, channel: Channel) -> None:
+        running = asyncio.create_task(channel.run(self))
+        try:
+            self._take(await channel.call("register", self._me, Status, timeout_s=_CALL_TIMEOUT_S))
+            self._channel = channel
+            self._settled.set()
+            await running
+        finally:
+            channel.close()
+            await asyncio.wait((running,))
+
+    def _take(self, status: Status) -> None:
+        self.status = status
+        if self.on_status is not None:
+            self.on_status(status)

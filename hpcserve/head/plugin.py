@@ -1,0 +1,61 @@
+"""The part of hpcserve inside the Dask scheduler: agents join as Dask workers and speak through their streams.
+
+The plugin is the ear (announcements to the roster, cache events to the router) and the mouth (commands to agents). The
+one `Router` is behind it; what it decides is asked for over the head's channel (`service.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from distributed import SchedulerPlugin
+
+from hpcserve.comm.protocol import ANNOUNCE, COMMAND, Announcement, Command
+from hpcserve.head.roster import Roster
+from hpcserve.types import WorkerId
+
+log = logging.getLogger(__name__)
+
+_decode = msgspec.msgpack.Decoder(Announcement).decode
+
+
+class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
+    """Connects a scheduler's workers with the roster."""
+
+    name = "hpcserve"
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._scheduler: Any = None
+
+    async def start(self, scheduler: Any) -> None:
+        """Register for what agents say. Before that an announcement would drop its worker."""
+        self._scheduler = scheduler
+        scheduler.stream_handlers[ANNOUNCE] = self._hear
+        scheduler.handlers[ANNOUNCE] = self._hear_call
+
+    def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
+        """Note that a Dask worker left."""
+        self._roster.lose(worker)
+
+    def command(self, worker: WorkerId, command: Command) -> None:
+        """Tell an agent to do something; nothing happens if it is not joined."""
+        address = self._roster.dask_address(worker)
+        stream = self._scheduler.stream_comms.get(address) if address else None
+        if stream is not None:
+            stream.send({"op": COMMAND, "command": command})
+
+    def _hear(self, worker: str, payload: bytes) -> None:
+        """Take an announcement. An exception that left here would make the scheduler drop the worker."""
+        try:
+            announcement = _decode(payload)
+            if self._roster.hear(announcement, worker):
+                log.warning("cache events of %s have a gap; asking for a snapshot", announcement.worker)
+                self.command(announcement.worker, "snapshot")
+        except Exception:
+            log.exception("an announcement of %s was not understood", worker)
+
+    async def _hear_call(self, worker: str, payload: bytes) -> None:
+        self._hear(worker, payload)

@@ -1,0 +1,127 @@
+"""Every worker, as its agent and its job say: one table, one owner of the `Router`'s view of membership.
+
+An agent knows its state, Slurm knows its job; neither knows both. What they say is merged here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from hpcserve.comm.protocol import Announcement
+from hpcserve.router.router import Router
+from hpcserve.types import LoadReport, WorkerId, WorkerInfo, WorkerState
+
+log = logging.getLogger(__name__)
+
+_NUM_REMEMBERED = 16  # ended workers that status still shows
+
+
+class Roster:
+    """Workers by id. Methods are called on the head's event loop."""
+
+    def __init__(self, router: Router, on_change: Callable[[], None]) -> None:
+        self._router = router
+        self._on_change = on_change
+        self._infos: dict[WorkerId, WorkerInfo] = {}
+        self._loads: dict[WorkerId, LoadReport] = {}
+        self._addresses: dict[str, WorkerId] = {}  # Dask worker address -> worker
+        self._lost_at: dict[WorkerId, float] = {}
+
+    def workers(self) -> tuple[WorkerInfo, ...]:
+        """Return all workers, ended ones first, then in the order they were launched."""
+        return tuple(self._infos.values())
+
+    def loads(self) -> dict[WorkerId, LoadReport]:
+        """Return the newest load report of each worker that sent one."""
+        return dict(self._loads)
+
+    def get(self, worker: WorkerId) -> WorkerInfo | None:
+        """Return what is known of a worker."""
+        return self._infos.get(worker)
+
+    def lost_for_s(self, worker: WorkerId) -> float:
+        """Return for how many seconds the head has not heard a worker that it had heard; 0 while it hears it."""
+        lost_at = self._lost_at.get(worker)
+        return 0.0 if lost_at is None else time.monotonic() - lost_at
+
+    def dask_address(self, worker: WorkerId) -> str | None:
+        """Return where the worker's Dask `Worker` is, while it is joined."""
+        return next((address for address, known in self._addresses.items() if known == worker), None)
+
+    def expect(self, info: WorkerInfo) -> None:
+        """Take in a worker whose job was just submitted."""
+        self._put(info)
+
+    def hear(self, announcement: Announcement, dask_address: str) -> bool:
+        """Apply what an agent says; True if its cache events have a gap, which a snapshot must repair."""
+        worker = announcement.worker
+        if announcement.info is not None:
+            self._addresses[dask_address] = worker
+            self._lost_at.pop(worker, None)
+            self._put(self._with_job(announcement.info))
+        if self._is_over(worker):
+            return False
+        if announcement.load is not None:
+            self._loads[worker] = announcement.load
+            self._router.report(worker, announcement.load)
+            self._on_change()
+        return announcement.kv is not None and not self._router.apply(announcement.kv)
+
+    def update_job(self, worker: WorkerId, **changes: object) -> None:
+        """Apply what Slurm says: `job_id`, `host`, `ends_at`, `state`, `detail`."""
+        info = self._infos.get(worker)
+        if info is not None and any(getattr(info, name) != value for name, value in changes.items()):
+            self._put(msgspec.structs.replace(info, **changes))
+
+    def lose(self, dask_address: str) -> None:
+        """Note that a Dask worker left. Its engine may well run on: its requests stay, new ones go elsewhere."""
+        worker = self._addresses.pop(dask_address, None)
+        info = self._infos.get(worker) if worker else None
+        if worker and info and not info.state.is_final:
+            log.warning("%s left the scheduler", worker)
+            self._lost_at[worker] = time.monotonic()
+            self._router.remove_worker(worker)
+            self._on_change()
+
+    def end(self, worker: WorkerId, state: WorkerState, detail: str) -> None:
+        """Record that a worker is over."""
+        info = self._infos.get(worker)
+        if info is not None and not info.state.is_final:
+            self._put(msgspec.structs.replace(info, state=state, detail=detail))
+
+    def _put(self, info: WorkerInfo) -> None:
+        if self._is_over(info.worker):
+            return  # an end is final, whatever arrives late
+        before = self._infos.get(info.worker)
+        self._infos[info.worker] = info
+        if info.state.is_final:
+            self._router.remove_worker(info.worker)
+            self._loads.pop(info.worker, None)
+            self._lost_at.pop(info.worker, None)
+            self._forget_oldest()
+        elif info.worker not in self._lost_at:
+            self._router.update_worker(info)
+        if before is None or before.state != info.state:
+            log.info("%s is %s%s", info.worker, info.state, f": {info.detail}" if info.detail else "")
+        self._on_change()
+
+    def _with_job(self, info: WorkerInfo) -> WorkerInfo:
+        known = self._infos.get(info.worker)
+        if known is None:
+            return info
+        return msgspec.structs.replace(
+            info, job_id=known.job_id or info.job_id, ends_at=known.ends_at if info.ends_at is None else info.ends_at
+        )
+
+    def _is_over(self, worker: WorkerId) -> bool:
+        info = self._infos.get(worker)
+        return info is not None and info.state.is_final
+
+    def _forget_oldest(self) -> None:
+        over = [worker for worker, info in self._infos.items() if info.state.is_final]
+        for worker in over[:-_NUM_REMEMBERED]:
+            del self._infos[worker]

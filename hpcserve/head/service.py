@@ -1,0 +1,133 @@
+"""The head's channel: frontends ask where requests run, and everybody who watches is told when something changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hpcserve.comm.channel import Channel, Listener
+from hpcserve.comm.protocol import FrontendInfo, StopRequest
+from hpcserve.errors import BadRequest
+from hpcserve.router.router import Router
+from hpcserve.types import Assignment, RequestId, RouteRequest, Status
+
+if TYPE_CHECKING:
+    from distributed import Security
+
+log = logging.getLogger(__name__)
+
+_PUBLISH_INTERVAL_S = 0.1  # changes closer together than this are told at once
+
+_decode_route = msgspec.msgpack.Decoder(RouteRequest).decode
+_decode_id = msgspec.msgpack.Decoder(RequestId).decode
+
+
+class HeadService:
+    """Answers frontends and the CLI. Whoever made an assignment holds it; it is released if the connection ends."""
+
+    def __init__(
+        self,
+        router: Router,
+        security: Security,
+        *,
+        make_status: Callable[[], Status],
+        on_frontend: Callable[[FrontendInfo | None], None],
+        on_stop: Callable[[StopRequest], None],
+    ) -> None:
+        self.router = router
+        self.make_status = make_status
+        self.on_frontend = on_frontend
+        self.on_stop = on_stop
+        self.peers: set[_Peer] = set()
+        self._listener = Listener(self._open, security)
+        self._changed = asyncio.Event()
+
+    async def start(self, host: str) -> str:
+        """Listen and return the address."""
+        return await self._listener.start(host)
+
+    async def close(self) -> None:
+        """End every connection."""
+        await self._listener.close()
+
+    def notify(self) -> None:
+        """Have the status told soon."""
+        self._changed.set()
+
+    async def publish_loop(self) -> None:
+        """Tell everybody of changes until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self.publish()
+            await asyncio.sleep(_PUBLISH_INTERVAL_S)
+
+    def publish(self) -> None:
+        """Tell everybody the status now."""
+        if self.peers:
+            status = self.make_status()
+            for peer in self.peers:
+                peer.channel.send("status", status)
+
+    async def flush(self) -> None:
+        """Wait a moment for what was told to be on its way."""
+        await asyncio.gather(*(peer.channel.flush() for peer in self.peers))
+
+    def _open(self, channel: Channel) -> _Peer:
+        return _Peer(self, channel)
+
+
+class _Peer:
+    """A frontend or a CLI."""
+
+    def __init__(self, service: HeadService, channel: Channel) -> None:
+        self.channel = channel
+        self._service = service
+        self._held: set[RequestId] = set()
+        self._is_frontend = False
+
+    async def on_call(self, op: str, body: msgspec.Raw) -> object:
+        match op:
+            case "assign":
+                return self._assign(_decode_route(body))
+            case "register":
+                self._is_frontend = True
+                self._service.on_frontend(msgspec.msgpack.decode(body, type=FrontendInfo))
+                return self._subscribe()
+            case "subscribe":
+                return self._subscribe()
+            case "stop":
+                self._service.on_stop(msgspec.msgpack.decode(body, type=StopRequest))
+                return self._service.make_status()
+        raise BadRequest(f"the head answers no call {op!r}")
+
+    def on_message(self, op: str, body: msgspec.Raw) -> None:
+        if op == "prefilled":
+            self._service.router.prefill_done(_decode_id(body))
+        elif op == "release":
+            request_id = _decode_id(body)
+            self._held.discard(request_id)
+            self._service.router.release(request_id)
+        else:
+            log.warning("ignored a message %r from %s", op, self.channel.peer_address)
+
+    def on_close(self) -> None:
+        self._service.peers.discard(self)
+        for request_id in self._held:
+            self._service.router.release(request_id)
+        if self._is_frontend:
+            self._service.on_frontend(None)
+
+    def _assign(self, route: RouteRequest) -> Assignment:
+        assignment = self._service.router.assign(route, time.monotonic())
+        self._held.add(route.request_id)
+        return assignment
+
+    def _subscribe(self) -> Status:
+        self._service.peers.add(self)
+        return self._service.make_status()
