@@ -62,7 +62,8 @@ def _reason(details: ErrorDetails, leaf: Leaf | None) -> str:
     message = (
         details["msg"]
         .replace("Input should be", "must be")
-        .replace("a valid integer", "a whole number")
+        .replace("a valid ", "a ")
+        .replace("a integer", "a whole number")
         .split(", unable")[0]
     )
     return message[0].lower() + message[1:]

@@ -43,7 +43,7 @@ def from_yaml(text: str, label: str) -> list[Setting]:
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{label}:{_line(root)}: a mapping of keys to values is expected, not a {root.id}")
+        raise ConfigError(f"{label}:{_line(root)}: keys with values are expected, such as `name: demo`")
     return list(_leaves(root, (), label))
 
 

@@ -1,7 +1,8 @@
-"""A loaded configuration as a YAML file that says, value by value, where it came from. Loading it gives the same again."""
+"""A loaded configuration as YAML that says where each value came from. Loading that text gives the same again."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ def as_yaml(loaded: LoadedConfig) -> str:
 
 def as_json(loaded: LoadedConfig) -> dict[str, Any]:
     """Return `config` and `origins`, the latter by dotted key."""
-    return {"config": loaded.config.model_dump(mode="json"), "origins": loaded.origins}
+    return {"config": json.loads(loaded.config.model_dump_json()), "origins": loaded.origins}
 
 
 def _lines(values: dict[str, Any], above: tuple[str, ...], origins: dict[str, str]) -> Iterator[str]:
