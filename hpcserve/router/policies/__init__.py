@@ -1,0 +1,25 @@
+"""How one worker is chosen among candidates. A policy sees numbers; who may be a candidate is for the router to say."""
+
+from __future__ import annotations
+
+from hpcserve.config.models import RouterConfig
+from hpcserve.router.policies.base import Candidate, Policy
+from hpcserve.router.policies.kv import Kv
+from hpcserve.router.policies.least_loaded import LeastLoaded
+from hpcserve.router.policies.round_robin import RoundRobin
+from hpcserve.router.policies.uniform import Random
+
+__all__ = ["Candidate", "Policy", "make_policy"]
+
+
+def make_policy(config: RouterConfig, block_size: int) -> Policy:
+    """Return the policy that the configuration names; `block_size` is in tokens."""
+    match config.policy:
+        case "random":
+            return Random(config.seed)
+        case "round_robin":
+            return RoundRobin()
+        case "least_loaded":
+            return LeastLoaded()
+        case "kv":
+            return Kv(block_size)

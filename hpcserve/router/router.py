@@ -1,0 +1,171 @@
+"""The router: membership, events and reports in, assignments out.
+
+It keeps no clock and does no I/O: the head calls it from the scheduler's event loop, a simulator in virtual time.
+Hashing prompts and carrying messages are the callers' part.
+"""
+
+from __future__ import annotations
+
+from hpcserve.config.models import RouterConfig
+from hpcserve.router.disaggregation import prefills_locally
+from hpcserve.router.events import EventLog
+from hpcserve.router.fleet import Fleet
+from hpcserve.router.index import PrefixIndex
+from hpcserve.router.load import LoadBook
+from hpcserve.router.policies import Candidate, make_policy
+from hpcserve.router.prompt import Prompt
+from hpcserve.router.stats import Counts, RouterStats, WorkerLoad
+from hpcserve.types import (
+    Assignment,
+    KvEventBatch,
+    LoadReport,
+    RequestId,
+    Role,
+    RouteRequest,
+    WorkerId,
+    WorkerInfo,
+)
+
+
+class Router:
+    """One deployment's router. Every method is quick, and none but `assign` raises."""
+
+    def __init__(self, config: RouterConfig, block_size: int) -> None:
+        self._config = config
+        self._block_size = block_size
+        self._fleet = Fleet()
+        self._index = PrefixIndex()
+        self._events = EventLog(self._index)
+        self._book = LoadBook()
+        self._decode_policy = make_policy(config, block_size)
+        self._prefill_policy = make_policy(config, block_size)  # its turns are its own
+        self._placed: dict[RequestId, Assignment] = {}
+        self._counts = Counts()
+
+    def update_worker(self, info: WorkerInfo) -> None:
+        """Take a worker in, or its new state or role. A stopped or failed one is removed."""
+        if info.state.is_final:
+            self.remove_worker(info.worker)
+            return
+        self._fleet.update(info)
+        self._events.open(info.worker)
+        self._book.open(info.worker)
+
+    def remove_worker(self, worker: WorkerId) -> None:
+        """Forget a worker, its blocks, and what is booked on it. Unknown ones are ignored."""
+        self._fleet.remove(worker)
+        self._events.close(worker)
+        self._book.close(worker)
+        self._decode_policy.forget(worker)
+        self._prefill_policy.forget(worker)
+
+    def apply(self, batch: KvEventBatch) -> bool:
+        """Take KV events. Returns False while a snapshot of the worker is needed: ask for one, and keep applying.
+
+        False comes with the batch that shows a gap (also with a first batch that is not numbered 0 or 1), and with
+        each one after it until a snapshot closes the gap; a batch of an unknown worker is dropped, with False too.
+        Until then the worker's blocks are a best effort: at worst a hit is expected that misses, or the reverse.
+        Old and duplicate batches, and snapshots older than what was applied, change nothing.
+        """
+        is_exact = self._events.apply(batch)
+        self._counts.event_gaps += not is_exact
+        return is_exact
+
+    def report(self, worker: WorkerId, report: LoadReport) -> None:
+        """Take an engine's measurements. Those of unknown workers are ignored."""
+        self._book.report(worker, report)
+
+    def assign(self, request: RouteRequest, now: float) -> Assignment:
+        """Choose the workers of a request and book its load on them. `now` is Unix time, in seconds.
+
+        Workers in `request.exclude`, and those whose job is about to end, are chosen only if nobody else can decode.
+        A request that is assigned already is released first. Raises `Unavailable` if no worker is READY to decode.
+        """
+        self.release(request.request_id)
+        decoders = self._fleet.decoders(request.exclude, now)
+        prefillers = self._fleet.prefillers(request.exclude, now)
+        prompt = Prompt(request.num_tokens, self._block_size, self._index.overlaps(request.block_hashes))
+        remote = {info.worker for info in decoders if self._is_worth_remote_prefill(info, prompt)}
+        decode = self._choose_decode(decoders, remote if prefillers else set(), prompt, request)
+        prefill = None
+        if decode in remote:
+            prefill = self._choose_prefill([p for p in prefillers if p.worker != decode], prompt, request)
+            self._counts.prefill_fallbacks += prefill is None
+        return self._place(request, prompt, decode, prefill)
+
+    def prefill_done(self, request_id: RequestId) -> None:
+        """The prompt is computed: it queues nowhere any more, and a separate prefill worker is free of the request."""
+        placed = self._placed.get(request_id)
+        if placed is None:
+            return
+        if placed.prefill is None:
+            self._book.prefill_done(placed.decode, request_id)
+        else:
+            self._book.release(placed.prefill, request_id)
+
+    def release(self, request_id: RequestId) -> None:
+        """The request has ended, or will be assigned anew. Unknown ids are ignored."""
+        placed = self._placed.pop(request_id, None)
+        if placed is None:
+            return
+        self._book.release(placed.decode, request_id)
+        if placed.prefill is not None:
+            self._book.release(placed.prefill, request_id)
+
+    def loads(self) -> dict[WorkerId, WorkerLoad]:
+        """Return the load of every worker that is neither stopped nor failed."""
+        return {worker: self._book.view(worker, self._index.num_blocks(worker)) for worker in self._fleet}
+
+    def stats(self) -> RouterStats:
+        """Return the counters."""
+        counts = self._counts
+        return RouterStats(
+            policy=self._config.policy,
+            assignments=dict(counts.assignments),
+            remote_prefills=counts.remote_prefills,
+            local_prefills=counts.local_prefills,
+            prefill_fallbacks=counts.prefill_fallbacks,
+            prompt_tokens=counts.prompt_tokens,
+            expected_cached_tokens=counts.expected_cached_tokens,
+            event_gaps=counts.event_gaps,
+            active_requests=len(self._placed),
+            indexed_blocks=len(self._index),
+        )
+
+    def _is_worth_remote_prefill(self, info: WorkerInfo, prompt: Prompt) -> bool:
+        """Whether another worker should compute the prompt if `info` decodes. Those of role BOTH do it themselves."""
+        return info.role is Role.DECODE and not prefills_locally(
+            prompt.uncached_tokens(info.worker), self._config.min_remote_prefill_tokens
+        )
+
+    def _choose_decode(
+        self, decoders: list[WorkerInfo], remote: set[WorkerId], prompt: Prompt, request: RouteRequest
+    ) -> WorkerId:
+        """Choose among `decoders`; those in `remote` get the prompt's KV from elsewhere."""
+        candidates = []
+        for info in decoders:
+            worker, load = info.worker, self._book.of(info.worker)
+            to_compute = 0 if worker in remote else load.queued_tokens + prompt.uncached_tokens(worker)
+            candidates.append(Candidate(worker, load.num_requests, to_compute, load.blocks + prompt.new_blocks(worker)))
+        return self._decode_policy.choose(candidates, request)
+
+    def _choose_prefill(self, prefillers: list[WorkerInfo], prompt: Prompt, request: RouteRequest) -> WorkerId | None:
+        """Choose who computes the prompt; None if nobody else can, and the decode worker has to."""
+        candidates = []
+        for info in prefillers:
+            queued = self._book.of(info.worker).queued_tokens
+            candidates.append(Candidate(info.worker, queued, queued + prompt.uncached_tokens(info.worker), 0))
+        return self._prefill_policy.choose(candidates, request) if candidates else None
+
+    def _place(self, request: RouteRequest, prompt: Prompt, decode: WorkerId, prefill: WorkerId | None) -> Assignment:
+        computes = decode if prefill is None else prefill
+        cached = prompt.cached_tokens(computes)
+        uncached = prompt.num_tokens - cached
+        if prefill is not None:
+            self._book.book(prefill, request.request_id, prefill_tokens=uncached, blocks=prompt.new_blocks(prefill))
+        local = uncached if prefill is None else 0
+        self._book.book(decode, request.request_id, prefill_tokens=local, blocks=prompt.new_blocks(decode))
+        assignment = Assignment(request_id=request.request_id, decode=decode, prefill=prefill, cached_tokens=cached)
+        self._placed[request.request_id] = assignment
+        self._counts.placed(self._config.policy, prompt.num_tokens, cached, is_remote=prefill is not None)
+        return assignment

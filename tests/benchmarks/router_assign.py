@@ -1,0 +1,84 @@
+"""Prints the time of one `Router.assign` and of its parts: 64 workers, prompts of 16,384 tokens, hashing included.
+
+Run: python tests/benchmarks/router_assign.py [--workers N] [--tokens N] [--block-size N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+
+from hpcserve.config.models import RouterConfig
+from hpcserve.kv.hashing import hash_blocks
+from hpcserve.router import Router
+from hpcserve.types import (
+    BlocksStored,
+    KvEventBatch,
+    RequestId,
+    Role,
+    RouteRequest,
+    WorkerId,
+    WorkerInfo,
+    WorkerState,
+)
+
+REPEATS = 300
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--block-size", type=int, default=32)
+    args = parser.parse_args()
+    generator = random.Random(0)
+    prompt = [generator.randrange(128_000) for _ in range(args.tokens)]
+    hashes = hash_blocks(prompt, args.block_size)
+    for policy in ("round_robin", "least_loaded", "kv"):
+        router = filled_router(policy, hashes, args.workers, args.block_size)
+
+        def hash_and_assign(router: Router = router) -> None:
+            assign(router, hash_blocks(prompt, args.block_size), args.tokens)
+
+        def assign_only(router: Router = router) -> None:
+            assign(router, hashes, args.tokens)
+
+        show(f"{policy}: assign and release", assign_only)
+        show(f"{policy}: hash, assign and release", hash_and_assign)
+    show("hash_blocks alone", lambda: hash_blocks(prompt, args.block_size))
+    index = router._index
+    show(f"overlaps of {len(hashes)} blocks alone", lambda: index.overlaps(hashes))
+
+
+def filled_router(policy: str, hashes: list, workers: int, block_size: int) -> Router:
+    """Return a router whose workers hold prefixes of every length of the prompt, and 10,000 other blocks each."""
+    router = Router(RouterConfig(policy=policy), block_size)
+    for i in range(workers):
+        worker = WorkerId(f"both-{i}")
+        router.update_worker(WorkerInfo(worker=worker, pool="both", role=Role.BOTH, state=WorkerState.READY))
+        held = hashes[: len(hashes) * (i + 1) // workers] + list(range(i * 10_000, (i + 1) * 10_000))
+        router.apply(KvEventBatch(worker=worker, seq=1, events=[BlocksStored(held)]))
+    return router
+
+
+def assign(router: Router, hashes: list, num_tokens: int) -> None:
+    request = RouteRequest(request_id=RequestId("r"), block_hashes=hashes, num_tokens=num_tokens, max_tokens=128)
+    router.assign(request, 0.0)
+    router.release(request.request_id)
+
+
+def show(what: str, call: Callable[[], object]) -> None:
+    """Print the median and the 99th percentile of many calls."""
+    samples = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        call()
+        samples.append((time.perf_counter() - start) * 1e6)
+    print(f"{what:45} p50 {statistics.median(samples):8.1f} us   p99 {sorted(samples)[REPEATS * 99 // 100]:8.1f} us")
+
+
+if __name__ == "__main__":
+    main()
