@@ -47,6 +47,12 @@ class ContextTooLong(BadRequest):
     code = "context_length_exceeded"
 
 
+class Unsupported(BadRequest):
+    """A known field of the API asks for something that is not served."""
+
+    code = "unsupported_parameter"
+
+
 class Unauthorized(BadRequest):
     """No key, or a wrong one."""
 
@@ -80,6 +86,13 @@ class BodyTooLarge(BadRequest):
     code = "request_too_large"
 
 
+class BodyTooSlow(BadRequest):
+    """The request body did not arrive in time."""
+
+    http_status = 408
+    code = "request_timeout"
+
+
 # --- what the service could not do -------------------------------------------------------------------------------
 
 
@@ -89,6 +102,13 @@ class Unavailable(HpcserveError):
     http_status = 503
     error_type = "service_unavailable_error"
     code = "no_worker_ready"
+
+
+class DeadlineExceeded(HpcserveError):
+    """The request ran longer than the configured limit and was aborted."""
+
+    http_status = 504
+    code = "deadline_exceeded"
 
 
 class EngineError(HpcserveError):

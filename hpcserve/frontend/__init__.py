@@ -1,0 +1,8 @@
+"""The HTTP server: OpenAI's endpoints in front of a `Backend`. No routing logic, and neither vLLM nor torch in here."""
+
+from hpcserve.frontend.app import Site, make_app, start_site
+from hpcserve.frontend.auth import auth_required
+from hpcserve.frontend.backend import Backend
+from hpcserve.frontend.tokenizer import Tokenizer
+
+__all__ = ["Backend", "Site", "Tokenizer", "auth_required", "make_app", "start_site"]

@@ -1,0 +1,24 @@
+"""Whether a request may go on to the engines at all: the model is served here, and somebody is ready."""
+
+from __future__ import annotations
+
+from hpcserve.errors import ModelNotFound, Unavailable
+from hpcserve.frontend.backend import context_length, why_not_ready
+from hpcserve.frontend.context import Frontend
+
+
+def admit(frontend: Frontend, model: str) -> int:
+    """Return the context length in tokens. Raises `ModelNotFound` or `Unavailable`."""
+    check_model(frontend, model)
+    status = frontend.backend.status()
+    reason = why_not_ready(status)
+    if reason is not None:
+        raise Unavailable(f"cannot serve now: {reason}; try again later")
+    return context_length(status)
+
+
+def check_model(frontend: Frontend, model: str) -> None:
+    """Raise `ModelNotFound` unless `model` is the one that is served."""
+    served = frontend.config.served_name
+    if model != served:
+        raise ModelNotFound(f"the model {model[:100]!r} is not served here; use {served!r}", param="model")

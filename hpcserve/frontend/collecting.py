@@ -1,0 +1,46 @@
+"""Collects the deltas of a job for a response in one piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from hpcserve.frontend.backend import OnOutput
+from hpcserve.frontend.context import FRONTEND, RECORD
+from hpcserve.frontend.generation import Generation, Job
+from hpcserve.types import EngineOutput, FinishReason, TokenLogprob
+
+
+@dataclass
+class Collected:
+    """All deltas of one choice, put together."""
+
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def text(self) -> str:
+        """The generated text."""
+        return "".join(self.texts)
+
+    def add(self, output: EngineOutput) -> None:
+        """Take one delta."""
+        self.texts.append(output.text)
+        self.logprobs.extend(output.logprobs)
+        self.finish_reason = output.finish_reason
+        self.stop_reason = output.stop_reason
+
+
+async def collect_job(request: web.Request, job: Job) -> tuple[list[Collected], dict[str, object]]:
+    """Run `job`; return its choices and the usage. Raises an `HpcserveError` when one choice fails."""
+    collected = [Collected() for _ in job.requests]
+
+    def deliver_to(index: int) -> OnOutput:
+        return collected[index].add
+
+    generation = Generation(request.app[FRONTEND], request[RECORD], job, deliver_to)
+    await generation.run()
+    return collected, generation.usage()

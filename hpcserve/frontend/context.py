@@ -1,0 +1,41 @@
+"""What every handler needs: the parts of this frontend, and the record of the request at hand."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from hpcserve.config.models import Config
+from hpcserve.frontend.backend import Backend
+from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.observability.metrics import ServiceMetrics
+
+
+@dataclass(frozen=True)
+class Frontend:
+    """The parts of one frontend process."""
+
+    config: Config
+    backend: Backend
+    tokenizer: Tokenizer
+    metrics: ServiceMetrics
+    created_at: int = field(default_factory=lambda: int(time.time()))  # Unix time
+
+
+@dataclass
+class RequestRecord:
+    """What is known of one HTTP request, for its log line and its headers."""
+
+    request_id: str  # the client's x-request-id, or one of our own
+    started_at: float = field(default_factory=time.perf_counter)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    ttft_s: float | None = None
+    error: str | None = None  # after which a stream ended, though its status was 200
+
+
+FRONTEND = web.AppKey("frontend", Frontend)
+RECORD = web.RequestKey("record", RequestRecord)

@@ -1,0 +1,115 @@
+"""The outermost middleware: every error becomes OpenAI's body, every request one log line and one count."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from hpcserve.errors import HpcserveError, MethodNotAllowed, NotFound, Unauthorized, Unavailable
+from hpcserve.frontend.context import FRONTEND, RECORD, RequestRecord
+
+log = logging.getLogger(__name__)
+
+_CLIENT_CLOSED_REQUEST = 499  # as nginx counts clients that hang up
+_RETRY_AFTER_S = "5"
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer whatever the handler raises, echo the request id, count and log."""
+    record = request[RECORD] = RequestRecord(_request_id(request))
+    try:
+        response = await _answer(request, handler)
+    except (asyncio.CancelledError, ConnectionError):
+        request.app[FRONTEND].metrics.disconnects += 1
+        _account(request, record, _CLIENT_CLOSED_REQUEST)
+        raise
+    if not response.prepared:
+        response.headers["x-request-id"] = record.request_id
+    _account(request, record, response.status)
+    return response
+
+
+def error_body(error: HpcserveError) -> bytes:
+    """Return OpenAI's JSON for an error."""
+    body = {"message": error.message, "type": error.error_type, "param": error.param, "code": error.code}
+    return msgspec.json.encode({"error": body})
+
+
+def error_response(error: HpcserveError) -> web.Response:
+    """Return the HTTP response for an error."""
+    headers = {}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = 'Bearer realm="hpcserve"'
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = _RETRY_AFTER_S
+    return json_response(error_body(error), status=error.http_status, headers=headers)
+
+
+def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Return a response with JSON text."""
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except HpcserveError as err:
+        return error_response(err)
+    except web.HTTPException as err:
+        return _translate(request, err)
+    except ConnectionError:
+        raise
+    except Exception:
+        log.exception("%s %s failed (id %s)", request.method, request.path, request[RECORD].request_id)
+        return error_response(HpcserveError(f"internal error; see the log for id {request[RECORD].request_id}"))
+
+
+def _translate(request: web.Request, error: web.HTTPException) -> web.Response:
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = error_response(MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {allowed}"))
+        response.headers["Allow"] = allowed
+        return response
+    if isinstance(error, web.HTTPNotFound):
+        return error_response(NotFound(f"there is no route {request.path}; the API is under /v1"))
+    body: dict[str, Any] = {"message": error.reason, "type": "invalid_request_error", "param": None, "code": None}
+    return json_response(msgspec.json.encode({"error": body}), status=error.status)
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _account(request: web.Request, record: RequestRecord, status: int) -> None:
+    resource = request.match_info.route.resource
+    route = resource.canonical if resource is not None else "unknown"
+    request.app[FRONTEND].metrics.requests[route, status] += 1
+    level = logging.INFO if request.method == "POST" else logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
+    ttft = f" ttft={record.ttft_s * 1e3:.1f}ms" if record.ttft_s is not None else ""
+    log.log(
+        level,
+        "%s %s %d id=%s prompt=%d cached=%d generated=%d%s e2e=%.1fms%s",
+        request.method,
+        route,
+        status,
+        record.request_id,
+        record.prompt_tokens,
+        record.cached_tokens,
+        record.generated_tokens,
+        ttft,
+        (time.perf_counter() - record.started_at) * 1e3,
+        f" error={record.error}" if record.error else "",
+    )

@@ -1,0 +1,180 @@
+"""Runs the sequences of one HTTP request on the backend, and counts what they gave. Formats nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcserve.errors import DeadlineExceeded, EngineError, HpcserveError, Unavailable
+from hpcserve.frontend.backend import OnOutput
+from hpcserve.frontend.context import Frontend, RequestRecord
+from hpcserve.types import EngineOutput, EngineRequest, FinishReason
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one HTTP request asks the engines for: `num_choices` sequences for each prompt, in the order of prompts."""
+
+    request_id: str  # as in the response, such as chatcmpl-…
+    created: int  # Unix time
+    model: str
+    requests: Sequence[EngineRequest]
+    num_choices: int
+    include_usage: bool = False
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once."""
+        return sum(len(each.token_ids) for each in self.requests[:: self.num_choices])
+
+
+class Choice:
+    """One sequence while it runs: what it counted. Deltas are passed on to `deliver`, failures are kept."""
+
+    __slots__ = (
+        "_deliver",
+        "_generation",
+        "_last_at",
+        "cached_tokens",
+        "error",
+        "finish_reason",
+        "num_tokens",
+        "pulled_tokens",
+    )
+
+    def __init__(self, generation: Generation, deliver: OnOutput) -> None:
+        self._generation = generation
+        self._deliver = deliver
+        self._last_at = 0.0
+        self.num_tokens = 0
+        self.cached_tokens: int | None = None
+        self.pulled_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+
+    def on_output(self, output: EngineOutput) -> None:
+        """Take one delta. Called for every token of every request: keep it short."""
+        now = time.perf_counter()
+        if self._last_at:
+            self._generation.observe_itl(now - self._last_at)
+        else:
+            self._generation.first_output(now)
+        self._last_at = now
+        self.num_tokens += len(output.token_ids)
+        if output.cached_tokens is not None and self.cached_tokens is None:
+            self.cached_tokens = output.cached_tokens
+            self.pulled_tokens = output.pulled_tokens
+        if output.finish_reason is not None:
+            self.finish_reason = output.finish_reason
+            if output.finish_reason in ("error", "abort"):
+                self.error = output.error
+                return
+        self._deliver(output)
+
+    def raise_failure(self) -> None:
+        """Raise what the engine said went wrong, if it did."""
+        if self.finish_reason == "error":
+            raise EngineError(f"the engine failed on this request: {self.error or 'no reason given'}")
+        if self.finish_reason == "abort":
+            raise Unavailable("the request was aborted: the service is going down or was told to; try again")
+        if self.finish_reason is None:
+            raise EngineError("the engine ended this request without a finish reason")
+
+
+class Generation:
+    """All sequences of one HTTP request, from start to end."""
+
+    def __init__(
+        self, frontend: Frontend, record: RequestRecord, job: Job, deliver_to: Callable[[int], OnOutput]
+    ) -> None:
+        """`deliver_to(index)` is called once a choice, and returns what takes its deltas."""
+        self._frontend = frontend
+        self._metrics = frontend.metrics
+        self._record = record
+        self._job = job
+        self._first_at: float | None = None
+        self.observe_itl = frontend.metrics.itl.observe
+        self.choices = [Choice(self, deliver_to(index)) for index in range(len(job.requests))]
+
+    async def run(self) -> None:
+        """Run everything. Raises an `HpcserveError` when one sequence fails; the others are aborted then."""
+        self._metrics.inflight += 1
+        self._metrics.queued += 1
+        limit_s = self._frontend.config.frontend.request_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._run_all()
+        except TimeoutError as err:
+            raise DeadlineExceeded(f"the request took longer than {limit_s:g} s (frontend.request_timeout_s)") from err
+        finally:
+            self._account()
+
+    def first_output(self, now: float) -> None:
+        """Note the first delta of a choice; `now` is from `time.perf_counter`."""
+        if self._first_at is None:
+            self._first_at = now
+            self._metrics.queued -= 1
+            self._record.ttft_s = now - self._record.started_at
+            self._metrics.ttft.observe(self._record.ttft_s)
+
+    def usage(self) -> dict[str, Any]:
+        """Return OpenAI's usage object, in vLLM's field order."""
+        prompt = self._job.num_prompt_tokens
+        generated = sum(each.num_tokens for each in self.choices)
+        return {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + generated,
+            "completion_tokens": generated,
+            "prompt_tokens_details": {"cached_tokens": self._cached_tokens()},
+        }
+
+    async def _run_all(self) -> None:
+        pairs = list(zip(self._job.requests, self.choices, strict=True))
+        if len(pairs) == 1:
+            await self._run_one(*pairs[0])
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                for request, choice in pairs:
+                    group.create_task(self._run_one(request, choice))
+        except BaseExceptionGroup as err:
+            raise err.exceptions[0] from err
+
+    async def _run_one(self, request: EngineRequest, choice: Choice) -> None:
+        await self._frontend.backend.run(request, choice.on_output)
+        choice.raise_failure()
+
+    def _cached_tokens(self) -> int:
+        # The other choices of a prompt find it cached by the first; counting those would exceed the prompt.
+        return sum(each.cached_tokens or 0 for each in self.choices[:: self._job.num_choices])
+
+    def _account(self) -> None:
+        metrics, record = self._metrics, self._record
+        metrics.inflight -= 1
+        if self._first_at is None:
+            metrics.queued -= 1
+        else:
+            metrics.prompt_tokens += self._job.num_prompt_tokens
+            metrics.e2e.observe(time.perf_counter() - record.started_at)
+        record.prompt_tokens = self._job.num_prompt_tokens
+        record.cached_tokens = self._cached_tokens()
+        record.generated_tokens = sum(each.num_tokens for each in self.choices)
+        metrics.cached_tokens += record.cached_tokens
+        metrics.pulled_tokens += sum(each.pulled_tokens for each in self.choices)
+        metrics.generation_tokens += record.generated_tokens
+        for choice in self.choices:
+            metrics.finished[choice.finish_reason or "abort"] += 1
+
+
+def as_hpcserve_error(error: Exception) -> HpcserveError:
+    """Return what the client may be told about an exception that nobody translated; logs the rest."""
+    if isinstance(error, HpcserveError):
+        return error
+    log.error("a request failed in a way that nobody foresaw", exc_info=error)
+    return HpcserveError("internal error; see the log")

@@ -1,0 +1,63 @@
+"""The routes that tell about the service: which model, whether it lives, whether it is ready, what it counted."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from hpcserve.errors import Unavailable
+from hpcserve.frontend.admission import check_model
+from hpcserve.frontend.backend import context_length, why_not_ready
+from hpcserve.frontend.context import FRONTEND, Frontend
+from hpcserve.frontend.errors import error_response, json_response
+
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """GET /v1/models: the served model, or nothing while no worker is ready."""
+    frontend = request.app[FRONTEND]
+    is_ready = why_not_ready(frontend.backend.status()) is None
+    return json_response(msgspec.json.encode({"object": "list", "data": [_model(frontend)] if is_ready else []}))
+
+
+async def get_model(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}."""
+    frontend = request.app[FRONTEND]
+    check_model(frontend, request.match_info["id"])
+    reason = why_not_ready(frontend.backend.status())
+    if reason is not None:
+        raise Unavailable(f"the model is not served yet: {reason}")
+    return json_response(msgspec.json.encode(_model(frontend)))
+
+
+async def health(request: web.Request) -> web.Response:
+    """GET /health: 200 when requests are served, 503 with the reason when not."""
+    status = request.app[FRONTEND].backend.status()
+    reason = why_not_ready(status)
+    if reason is not None:
+        return error_response(Unavailable(reason))
+    return json_response(msgspec.json.encode({"status": "ok", "phase": str(status.phase)}))
+
+
+async def live(request: web.Request) -> web.Response:
+    """GET /live: the process answers; nothing else is claimed."""
+    return json_response(b'{"status":"ok"}')
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: Prometheus' text format."""
+    return web.Response(body=request.app[FRONTEND].metrics.render(), headers={"Content-Type": _METRICS_TYPE})
+
+
+def _model(frontend: Frontend) -> dict[str, object]:
+    name = frontend.config.served_name
+    return {
+        "id": name,
+        "object": "model",
+        "created": frontend.created_at,
+        "owned_by": "hpcserve",
+        "root": name,
+        "parent": None,
+        "max_model_len": context_length(frontend.backend.status()),
+    }

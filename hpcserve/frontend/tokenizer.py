@@ -1,0 +1,127 @@
+"""Text and messages to token ids, with the model's own tokenizer and chat template.
+
+Built on `tokenizers` alone: transformers' AutoTokenizer gives the same ids, but brings torch with it. It does not
+detokenize what engines generate: text comes with their deltas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import tokenizers
+
+from hpcserve.config.models import ModelConfig
+from hpcserve.errors import BadRequest, ConfigError
+from hpcserve.frontend import model_files
+from hpcserve.frontend.chat_template import ChatTemplate
+
+T = TypeVar("T")
+
+_INLINE_CHARS = 4096  # shorter texts take less time than a round trip to a thread
+_THREADS = 2
+
+
+class Tokenizer:
+    """One model's vocabulary, chat template, and recommended sampling. Close it to end its threads."""
+
+    def __init__(
+        self,
+        encoder: tokenizers.Tokenizer,
+        chat_template: ChatTemplate | None,
+        *,
+        vocab_size: int = 0,
+        sampling_defaults: Mapping[str, float] | None = None,
+    ) -> None:
+        encoder.no_truncation()
+        encoder.no_padding()
+        self._encoder = encoder
+        self._chat_template = chat_template
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenize")
+        self.vocab_size = max(vocab_size, encoder.get_vocab_size(with_added_tokens=True))
+        self.sampling_defaults = dict(sampling_defaults or {})
+
+    @classmethod
+    def load(cls, model: ModelConfig) -> Self:
+        """Load from `model.path`, or the built-in one where there is none. Raises `ConfigError` if files are missing."""
+        if model.path is None:
+            return cls._built_in(model)
+        file = model.path / "tokenizer.json"
+        if not file.is_file():
+            raise ConfigError(
+                f"{model.path} holds no tokenizer.json; give the directory of a model with a fast tokenizer",
+                param="model.path",
+            )
+        source = _template_source(model) or model_files.read_chat_template(model.path)
+        special_tokens = model_files.read_special_tokens(model.path)
+        return cls(
+            _parse(file.read_text(encoding="utf-8"), str(file)),
+            ChatTemplate(source, special_tokens) if source else None,
+            vocab_size=model_files.read_vocab_size(model.path),
+            sampling_defaults=model_files.read_sampling_defaults(model.path),
+        )
+
+    @classmethod
+    def _built_in(cls, model: ModelConfig) -> Self:
+        from hpcserve.config.builtin_tokenizer import BUILTIN_CHAT_TEMPLATE, builtin_tokenizer_json
+
+        source = _template_source(model) or BUILTIN_CHAT_TEMPLATE
+        return cls(_parse(builtin_tokenizer_json(), "the built-in tokenizer"), ChatTemplate(source, {}))
+
+    async def encode_text(self, text: str) -> list[int]:
+        """Return the ids of a plain prompt, with the special tokens that the tokenizer adds."""
+        return await self._run(len(text), lambda: self._encode(text, add_special_tokens=True))
+
+    async def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        extra: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return the ids of a conversation. Raises `BadRequest` if the template refuses it or there is none."""
+        template = self._chat_template
+        if template is None:
+            raise BadRequest("the model has no chat template: set model.chat_template, or use /v1/completions")
+
+        def render_and_encode() -> list[int]:
+            text = template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
+            return self._encode(text, add_special_tokens=False)
+
+        return await self._run(sum(len(each["content"]) for each in messages), render_and_encode)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return str(self._encoder.decode(list(token_ids), skip_special_tokens=False))
+
+    def close(self) -> None:
+        """End the threads, without waiting for what they do."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(self._encoder.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    async def _run(self, num_chars: int, work: Callable[[], T]) -> T:
+        if num_chars <= _INLINE_CHARS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _template_source(model: ModelConfig) -> str | None:
+    if model.chat_template is None:
+        return None
+    try:
+        return Path(model.chat_template).read_text(encoding="utf-8")
+    except OSError as err:
+        message = f"cannot read the chat template {model.chat_template}: {err.strerror}"
+        raise ConfigError(message, param="model.chat_template") from err
+
+
+def _parse(content: str, origin: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(content)
+    except Exception as err:
+        raise ConfigError(f"{origin} is not a tokenizer: {err}", param="model.path") from err

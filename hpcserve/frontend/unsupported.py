@@ -1,0 +1,106 @@
+"""Fields of OpenAI's and vLLM's APIs that are known but not served: fine where they change nothing, refused otherwise.
+
+A field that is silently ignored gives an answer to another question than the one that was asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hpcserve.errors import Unsupported
+
+# Each field with the values that ask for nothing. `...` stands for any value: a hint that may be ignored.
+_GENERATION: dict[str, tuple[Any, ...]] = {
+    "service_tier": ("auto", "default"),
+    "safety_identifier": (...,),
+    "prompt_cache_key": (...,),
+    "use_beam_search": (False,),
+    "length_penalty": (1, 1.0),
+    "early_stopping": (False,),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "prompt_logprobs": (),
+    "logprob_token_ids": (),
+    "truncate_prompt_tokens": (),
+    "spaces_between_special_tokens": (True,),
+    "return_tokens_as_token_ids": (False,),
+    "return_token_ids": (False,),
+    "kv_transfer_params": (),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "response_format": ({"type": "text"},),
+}
+CHAT: dict[str, tuple[Any, ...]] = _GENERATION | {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "store": (False,),
+    "web_search_options": (),
+    "moderation": (),
+    "prompt_cache_retention": (...,),
+    "include_reasoning": (True,),
+    "echo": (False,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (False,),
+    "chat_template": (),
+    "documents": ([],),
+    "mm_processor_kwargs": (),
+}
+COMPLETION: dict[str, tuple[Any, ...]] = _GENERATION | {
+    "suffix": ("",),
+    "add_special_tokens": (True,),
+    "prompt_embeds": (),
+}
+MESSAGE: dict[str, tuple[Any, ...]] = {
+    "tool_calls": ([],),
+    "tool_call_id": (),
+    "function_call": (),
+    "audio": (),
+    "refusal": (),
+    "annotations": ([],),
+    "reasoning": (),
+    "reasoning_content": (),
+}
+
+
+def strip_unsupported(body: dict[str, Any], known: dict[str, tuple[Any, ...]], where: str = "") -> dict[str, Any]:
+    """Return `body` without the known fields that ask for nothing, and without nulls.
+
+    Raises `Unsupported` naming the first field that asks for something which is not served.
+    """
+    kept = {}
+    for name, value in body.items():
+        if value is None:
+            continue
+        harmless = known.get(name)
+        if harmless is None:
+            kept[name] = value
+        elif ... not in harmless and not _is_one_of(value, harmless):
+            raise _refusal(where + name, value, harmless)
+    return kept
+
+
+def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:
+    # 1 == True, but they are different JSON.
+    return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in harmless)
+
+
+def _refusal(param: str, value: Any, harmless: tuple[Any, ...]) -> Unsupported:
+    allowed = " or ".join(repr(each) for each in harmless)
+    advice = f"only {allowed} is accepted" if allowed else "leave it out"
+    return Unsupported(f"{param} = {_shown(value)} is not supported; {advice}", param=param)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,110 @@
+"""From a decoded body to a validated one, with messages that say which field is wrong and what to change."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from hpcserve.errors import BadRequest, did_you_mean
+from hpcserve.frontend import unsupported
+from hpcserve.frontend.schemas import Body, ChatBody, CompletionBody
+
+B = TypeVar("B", bound=Body)
+
+_TYPES = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("greater than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+
+
+def parse_chat(raw: dict[str, Any]) -> ChatBody:
+    """Validate the body of a chat completion. Raises `BadRequest`."""
+    fields = unsupported.strip_unsupported(raw, unsupported.CHAT)
+    if isinstance(fields.get("messages"), list):
+        fields["messages"] = [
+            unsupported.strip_unsupported(each, unsupported.MESSAGE, f"messages[{i}].") if type(each) is dict else each
+            for i, each in enumerate(fields["messages"])
+        ]
+    body = _validate(ChatBody, fields)
+    if body.top_logprobs and not body.logprobs:
+        raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
+    if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
+        message = f"max_tokens ({body.max_tokens}) and max_completion_tokens ({body.max_completion_tokens}) differ"
+        raise BadRequest(message + "; send one of them", param="max_tokens")
+    return body
+
+
+def parse_completion(raw: dict[str, Any]) -> CompletionBody:
+    """Validate the body of a completion. Raises `BadRequest`."""
+    fields = unsupported.strip_unsupported(raw, unsupported.COMPLETION)
+    best_of = fields.pop("best_of", None)
+    body = _validate(CompletionBody, fields)
+    if best_of is not None and (type(best_of) is not int or best_of != body.n):
+        raise BadRequest(
+            f"best_of = {str(best_of)[:60]} is not supported unless it equals n ({body.n})", param="best_of"
+        )
+    if body.echo and body.logprobs is not None:
+        raise BadRequest("logprobs with echo is not supported; leave one of them out", param="logprobs")
+    return body
+
+
+def _validate(schema: type[B], fields: dict[str, Any]) -> B:
+    if fields.get("stream_options") and not fields.get("stream"):
+        raise BadRequest("stream_options needs stream to be true", param="stream_options")
+    try:
+        return schema.model_validate(fields)
+    except ValidationError as err:
+        # The first error is enough: the next may be a consequence of it.
+        raise _translate(err.errors(include_url=False)[0], schema) from None
+
+
+def _translate(error: ErrorDetails, schema: type[Body]) -> BadRequest:
+    param = _path(error["loc"])
+    kind, given = error["type"], _shown(error["input"])
+    context = error.get("ctx", {})
+    if kind == "missing":
+        message = f"{param} is required"
+    elif kind == "extra_forbidden":
+        advice = did_you_mean(str(error["loc"][-1]), schema.model_fields) if len(error["loc"]) == 1 else ""
+        message = f"unknown field {param!r}{advice}"
+    elif kind in _TYPES:
+        message = f"{param} must be {_TYPES[kind]}, got {given}"
+    elif kind in _BOUNDS:
+        words, key = _BOUNDS[kind]
+        message = f"{param} must be {words} {context[key]}, got {given}"
+    elif kind == "too_short":
+        message = f"{param} must have at least {context['min_length']} item"
+    elif kind == "literal_error":
+        message = f"{param} must be {context['expected']}, got {given}"
+    elif kind == "value_error":
+        message = f"{param} {context['error']}"
+    else:
+        message = f"{param}: {error['msg']}, got {given}"
+    return BadRequest(message, param=param)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part[:80]}" if path else part[:80]
+    return path
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,106 @@
+"""What the service counts, in a registry of its own. Names follow vLLM's and Dynamo's, with the prefix `hpcserve_`.
+
+Everything is written by one event loop and scraped on it, so counting takes no lock. What the status of the deployment
+says (workers, their load) is read when Prometheus asks, and kept nowhere.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from hpcserve.observability.worker_metrics import worker_families
+from hpcserve.types import Status
+
+_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
+_ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
+_E2E_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 3840)
+
+
+class LocalHistogram:
+    """A histogram that one thread observes: a bisection an observation, and no lock."""
+
+    def __init__(self, name: str, help_text: str, bounds_s: Sequence[float]) -> None:
+        self._name, self._help = name, help_text
+        self._bounds = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def family(self) -> HistogramMetricFamily:
+        """Return the cumulative buckets that Prometheus wants."""
+        buckets, total = [], 0
+        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(total)))
+        return HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
+
+
+class ServiceMetrics(Collector):
+    """Counters of one frontend process. The fields are written directly; `render` gives the exposition text."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        """`status` is called at every scrape."""
+        self._status = status
+        self.requests: Counter[tuple[str, int]] = Counter()  # by route and HTTP status; 499: the client hung up
+        self.finished: Counter[str] = Counter()  # sequences by finish reason
+        self.inflight = 0  # HTTP requests that generate
+        self.queued = 0  # of those, without a first output yet
+        self.prompt_tokens = 0
+        self.generation_tokens = 0
+        self.cached_tokens = 0  # prompt tokens found in an engine's prefix cache
+        self.pulled_tokens = 0  # prompt tokens whose KV came from another worker
+        self.reassignments = 0  # sequences given to another worker after theirs was lost
+        self.disconnects = 0
+        self.slow_clients = 0
+        self.ttft = LocalHistogram("hpcserve_time_to_first_token_seconds", "From request to first delta.", _TTFT_S)
+        self.itl = LocalHistogram("hpcserve_inter_token_latency_seconds", "Between two deltas of a sequence.", _ITL_S)
+        self.e2e = LocalHistogram("hpcserve_e2e_request_latency_seconds", "From request to last delta.", _E2E_S)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every family, as `prometheus_client` asks for them."""
+        yield _counter("hpcserve_requests", "HTTP requests.", ("route", "status"), self.requests)
+        reasons = {(reason,): count for reason, count in self.finished.items()}
+        yield _counter("hpcserve_request_success", "Sequences that ended.", ("finished_reason",), reasons)
+        for name, text, value in self._plain_counters():
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily("hpcserve_inflight_requests", "Requests that generate now.", value=self.inflight)
+        yield GaugeMetricFamily("hpcserve_queued_requests", "Requests without a first token yet.", value=self.queued)
+        for histogram in (self.ttft, self.itl, self.e2e):
+            yield histogram.family()
+        yield from worker_families(self._status())
+
+    def _plain_counters(self) -> list[tuple[str, str, int]]:
+        return [
+            ("hpcserve_prompt_tokens", "Prompt tokens of finished requests.", self.prompt_tokens),
+            ("hpcserve_generation_tokens", "Generated tokens.", self.generation_tokens),
+            ("hpcserve_cached_prompt_tokens", "Prompt tokens found in a prefix cache.", self.cached_tokens),
+            ("hpcserve_pulled_prompt_tokens", "Prompt tokens with KV from another worker.", self.pulled_tokens),
+            ("hpcserve_reassignments", "Sequences moved off a lost worker.", self.reassignments),
+            ("hpcserve_client_disconnects", "Clients that hung up early.", self.disconnects),
+            ("hpcserve_slow_clients_dropped", "Clients dropped for not reading.", self.slow_clients),
+        ]
+
+
+def _counter(
+    name: str, text: str, labels: Sequence[str], values: dict[tuple[str, int], int] | dict[tuple[str], int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric([str(part) for part in key], value)
+    return family

@@ -1,0 +1,70 @@
+"""Prometheus families of what a `Status` says about the deployment and its workers. Computed, never stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from hpcserve.types import LoadReport, Status
+
+_GAUGES = (
+    ("num_requests_running", "Sequences that the engine computes.", lambda load: load.num_running),
+    ("num_requests_waiting", "Sequences that wait in the engine.", lambda load: load.num_waiting),
+    ("waiting_prompt_tokens", "Prompt tokens not computed yet.", lambda load: load.waiting_tokens),
+    ("kv_cache_usage_ratio", "Share of KV blocks in use.", lambda load: load.kv_usage),
+    ("prefill_tokens_per_second", "Measured while prefilling.", lambda load: load.prefill_tokens_per_s),
+    ("decode_tokens_per_second", "Measured while decoding.", lambda load: load.decode_tokens_per_s),
+)
+_COUNTERS = (
+    ("prompt_tokens", "Prompt tokens that the engine took.", lambda load: load.prompt_tokens_total),
+    ("generation_tokens", "Tokens that the engine generated.", lambda load: load.generated_tokens_total),
+    ("prefix_cache_hits", "Prompt tokens found in its cache.", lambda load: load.cached_tokens_total),
+    ("kv_pulled_tokens", "Prompt tokens pulled from a peer.", lambda load: load.pulled_tokens_total),
+    ("kv_pull_failures", "Pulls that failed and were recomputed.", lambda load: load.pull_failures_total),
+)
+
+
+def worker_families(status: Status) -> Iterator[Metric]:
+    """Yield what the deployment is, which workers it has, and the load that each one reported last."""
+    info = GaugeMetricFamily(
+        "hpcserve_info", "The deployment.", labels=("name", "model", "mode", "policy", "cluster", "phase")
+    )
+    info.add_metric((status.name, status.model, status.mode, status.policy, status.cluster, str(status.phase)), 1)
+    yield info
+    yield from _states(status)
+    loads = {str(worker): load for worker, load in status.load.items()}
+    yield from _loads(loads)
+
+
+def _states(status: Status) -> Iterator[Metric]:
+    state = GaugeMetricFamily(
+        "hpcserve_worker_state", "1 for the state it is in.", labels=("worker", "pool", "role", "state")
+    )
+    for worker in status.workers:
+        state.add_metric((worker.worker, worker.pool, str(worker.role), str(worker.state)), 1)
+    yield state
+    by_state = GaugeMetricFamily("hpcserve_workers", "Workers by pool and state.", labels=("pool", "state"))
+    counts = Counter((worker.pool, str(worker.state)) for worker in status.workers)
+    for key, count in counts.items():
+        by_state.add_metric(key, count)
+    yield by_state
+    wanted = GaugeMetricFamily("hpcserve_workers_wanted", "Workers that a pool should have.", labels=("pool",))
+    for pool, number in status.wanted.items():
+        wanted.add_metric((pool,), number)
+    yield wanted
+
+
+def _loads(loads: dict[str, LoadReport]) -> Iterator[Metric]:
+    for name, text, read in _GAUGES:
+        gauge = GaugeMetricFamily(f"hpcserve_worker_{name}", text, labels=("worker",))
+        for worker, load in loads.items():
+            if (value := read(load)) is not None:
+                gauge.add_metric((worker,), value)
+        yield gauge
+    for name, text, read in _COUNTERS:
+        counter = CounterMetricFamily(f"hpcserve_worker_{name}", text, labels=("worker",))
+        for worker, load in loads.items():
+            counter.add_metric((worker,), read(load))
+        yield counter
