@@ -179,6 +179,14 @@ class StateDir:
         """Record that no head runs."""
         (self.path / "head.json").unlink(missing_ok=True)
 
+    def read_spawned(self) -> Proc | None:
+        """Return the head's process as `up` spawned it, which may not have come far enough to be reached."""
+        return self._read("spawned.json", Proc)
+
+    def write_spawned(self, proc: Proc) -> None:
+        """Record the head's process."""
+        self._write("spawned.json", proc)
+
     def read_frontend(self) -> Proc | None:
         """Return the frontend's process, if one was started."""
         return self._read("frontend.json", Proc)

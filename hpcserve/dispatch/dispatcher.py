@@ -19,6 +19,7 @@ from hpcserve.errors import EngineError, Unavailable, WorkerLost
 from hpcserve.kv.hashing import hash_blocks
 from hpcserve.types import (
     Assignment,
+    BlockHash,
     EngineOutput,
     EngineRequest,
     KvHandle,
@@ -169,9 +170,8 @@ class Dispatcher:
                     raise
             await asyncio.sleep(_RETRY_ASSIGN_S)
 
-    def _hashes(self, request: EngineRequest) -> list[int]:
-        block_size = self._config.engine.block_size
-        return hash_blocks(request.token_ids, block_size, request.cache_salt)  # type: ignore[return-value]
+    def _hashes(self, request: EngineRequest) -> list[BlockHash]:
+        return hash_blocks(request.token_ids, self._config.engine.block_size, request.cache_salt)
 
     def _note_loss(self, worker: WorkerId, progress: _Progress, err: WorkerLost) -> None:
         progress.lost_on.append(worker)

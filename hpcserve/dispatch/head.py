@@ -25,13 +25,12 @@ _decode_status = msgspec.msgpack.Decoder(Status).decode
 class HeadLink:
     """Asks the head. `run` keeps the connection; everything else needs it to run."""
 
-    def __init__(self, state: StateDir, me: FrontendInfo) -> None:
+    def __init__(self, state: StateDir) -> None:
         self._state = state
-        self._me = me
+        self.me: FrontendInfo | None = None  # told to the head once there is an endpoint
         self.on_status: Callable[[Status], None] | None = None
         self._channel: Channel | None = None
         self.status: Status | None = None
-        self._settled = asyncio.Event()
 
     async def run(self) -> None:
         """Connect, register and listen, again and again until cancelled."""
@@ -46,10 +45,6 @@ class HeadLink:
             except HpcserveError as err:
                 log.info("not connected to the head: %s", err.message)
             await asyncio.sleep(_RETRY_S)
-
-    async def connected(self) -> None:
-        """Wait until the first status is known."""
-        await self._settled.wait()
 
     async def assign(self, route: RouteRequest) -> Assignment:
         """Ask where a request runs. Raises `Unavailable`; the assignment is held until `release`."""
@@ -86,9 +81,8 @@ class HeadLink:
     async def _listen(self, channel: Channel) -> None:
         running = asyncio.create_task(channel.run(self))
         try:
-            self._take(await channel.call("register", self._me, Status, timeout_s=_CALL_TIMEOUT_S))
+            self._take(await channel.call("register", self.me, Status, timeout_s=_CALL_TIMEOUT_S))
             self._channel = channel
-            self._settled.set()
             await running
         finally:
             channel.close()

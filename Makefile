@@ -1,0 +1,60 @@
+# hpcserve: set-up, demo, checks. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEBIAN_PACKAGES := slurm-wlm munge openmpi-bin libopenmpi-dev wrk chromium
+# what each of them is known by on PATH
+COMMANDS := slurmctld munged mpirun mpicc wrk chromium
+
+.DEFAULT_GOAL := help
+.PHONY: help install packages demo test test-fast check format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install: packages $(VENV)/.installed ## Debian packages where allowed, and the virtual environment in .venv
+
+packages:
+	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing $(DEBIAN_PACKAGES)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null; \
+	else \
+	  echo "not found:$$missing. The demo works without; tests that need them are skipped."; \
+	  echo "To have them, as root: apt-get install $(DEBIAN_PACKAGES)"; \
+	fi
+
+# The index's torchvision, torchaudio and torchcodec are CUDA builds, which break `import transformers` beside CPU torch.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[cpu,mpi,dev]'
+	$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+demo: install ## prefill and decode engines on this machine, one streamed chat, numbers, and all of it down again
+	$(BIN)/python examples/demo.py
+
+test: install ## all tests that this machine can run
+	$(BIN)/python -m pytest
+
+test-fast: install ## the tests that need no real service, under a minute
+	$(BIN)/python -m pytest -m "not real and not gpu"
+
+check: install ## format, lint, types, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: ## rewrite the sources in the house format
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: install ## every benchmark; prints ratios
+	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

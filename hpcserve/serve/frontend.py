@@ -1,0 +1,73 @@
+"""The frontend process: `python -m hpcserve.serve.frontend`. HTTP in, the head asked, agents streamed from."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from hpcserve.comm.protocol import FrontendInfo
+from hpcserve.comm.tls import security
+from hpcserve.config.models import Config
+from hpcserve.dispatch import Dispatcher
+from hpcserve.dispatch.agents import AgentPool
+from hpcserve.dispatch.head import HeadLink
+from hpcserve.errors import HpcserveError
+from hpcserve.frontend.app import make_app, start_site
+from hpcserve.frontend.auth import auth_required
+from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.observability.logging import configure_logging
+from hpcserve.state import StateDir
+
+log = logging.getLogger("hpcserve.frontend")
+
+
+async def run_frontend(config: Config, state: StateDir) -> None:
+    """Serve HTTP until SIGTERM; then take nothing new and let running requests end within the drain time."""
+    stopping = asyncio.Event()
+    for sign in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(sign, stopping.set)
+    async with AsyncExitStack() as stack:
+        agents = AgentPool(security(state.tls_cert, state.tls_key))
+        stack.push_async_callback(agents.close)
+        head = HeadLink(state)
+        dispatcher = Dispatcher(config, head, agents)
+        app = make_app(config, dispatcher, api_keys=_keys(config, state), tokenizer=Tokenizer.load(config))
+        site = await start_site(app, config.frontend.host, config.frontend.port)
+        stack.push_async_callback(site.close)
+        head.me = FrontendInfo(pid=os.getpid(), endpoint=f"{site.url}/v1")
+        linked = asyncio.create_task(head.run())
+        stack.callback(linked.cancel)
+        log.info("listening on %s", site.url)
+        await stopping.wait()
+
+
+def _keys(config: Config, state: StateDir) -> list[str]:
+    needed = auth_required(config, config.cluster.kind, config.frontend.host)
+    return [state.read_key()] if needed else []
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a frontend and return its exit code."""
+    import uvloop
+
+    parser = argparse.ArgumentParser(prog="hpcserve.serve.frontend", description="One hpcserve frontend.")
+    parser.add_argument("--state-dir", type=Path, required=True)
+    state = StateDir(parser.parse_args(argv).state_dir)
+    config = state.read_config()
+    configure_logging(config.log_level)
+    try:
+        uvloop.run(run_frontend(config, state))
+    except HpcserveError as err:
+        log.error("%s", err.message)
+        return err.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

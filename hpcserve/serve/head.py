@@ -1,0 +1,251 @@
+"""The head process: `python -m hpcserve.serve.head`. Dask scheduler, plugin, reconciler and the frontend's keeper.
+
+`HeadProcess.run` is its life: build, serve until told to stop or hopeless, take everything down. Nothing it started is
+left behind, whichever way it ends; what it cannot end (kill -9) `hpcserve down` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from hpcserve.cluster import make_cluster
+from hpcserve.comm.address import LOOPBACK, announce_host
+from hpcserve.comm.protocol import FrontendInfo, StopRequest
+from hpcserve.comm.tls import security
+from hpcserve.config.models import Config
+from hpcserve.errors import HpcserveError
+from hpcserve.head.plugin import RoutingPlugin
+from hpcserve.head.reconciler import Reconciler
+from hpcserve.head.roster import Roster
+from hpcserve.head.service import HeadService
+from hpcserve.observability.logging import configure_logging
+from hpcserve.router.router import Router
+from hpcserve.serve.frontend_keeper import FrontendKeeper
+from hpcserve.serve.processes import tail
+from hpcserve.state import HeadRecord, Proc, StateDir
+from hpcserve.types import Phase, Role, Status, WorkerState
+
+log = logging.getLogger("hpcserve.head")
+
+_POLL_S = {"local": 0.25, "slurm": 1.0}
+_LOG_LINES = 12
+
+DASK_CONFIG = {
+    "distributed.scheduler.worker-ttl": "30s",
+    "distributed.scheduler.dashboard.status.task-stream-length": 1000,
+    "distributed.admin.tick.limit": "10s",
+    "distributed.comm.timeouts.connect": "10s",
+}
+
+
+class HeadProcess:
+    """Owns every long-lived part of a deployment that is not a worker."""
+
+    def __init__(self, config: Config, state: StateDir) -> None:
+        self._config = config
+        self._state = state
+        self._started_at = time.time()
+        self._phase = Phase.STARTING
+        self._detail = ""
+        self._stop: asyncio.Future[StopRequest] = asyncio.get_running_loop().create_future()
+        self._is_forced = asyncio.Event()
+        self._dashboard: str | None = None
+        identity = security(state.tls_cert, state.tls_key)
+        self._router = Router(config.router, config.engine.block_size)
+        self._roster = Roster(self._router, self._on_change)
+        self._plugin = RoutingPlugin(self._roster)
+        self._service = HeadService(
+            self._router,
+            identity,
+            make_status=self.status,
+            on_frontend=self._on_frontend,
+            on_stop=self.request_stop,
+        )
+        self._cluster = make_cluster(config, state.path)
+        self._reconciler = Reconciler(
+            config,
+            self._cluster,
+            self._roster,
+            state,
+            poll_s=_POLL_S[self._cluster.kind],
+            tail=lambda worker: tail(state.logs / f"{worker}.log", _LOG_LINES),
+        )
+        self._frontend = FrontendKeeper(state)
+
+    async def run(self) -> None:
+        """Serve until stopped. Raises `HpcserveError` if the deployment cannot work; then nothing is left, either."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._state.clear_head)
+            scheduler = await stack.enter_async_context(self._make_scheduler())
+            host = announce_host(self._config)
+            stack.push_async_callback(self._service.close)
+            address = await self._service.start(host)
+            scheduler.add_plugin(self._plugin)
+            await self._plugin.start(scheduler)
+            self._dashboard = _dashboard_url(scheduler) if self._config.dashboard.enabled else None
+            self._state.write_head(
+                HeadRecord(
+                    proc=Proc.of(os.getpid()),
+                    scheduler=scheduler.address,
+                    address=address,
+                    dashboard=self._dashboard,
+                )
+            )
+            await self._serve()
+
+    def request_stop(self, request: StopRequest) -> None:
+        """End `run` soon; a second request forces."""
+        if request.force or self._stop.done():
+            self._is_forced.set()
+        if not self._stop.done():
+            self._stop.set_result(request)
+
+    def status(self) -> Status:
+        """Return what the deployment looks like now."""
+        config = self._config
+        frontend = self._frontend.info
+        return Status(
+            name=config.name,
+            phase=self._phase,
+            model=config.served_name,
+            mode=config.pools.mode,
+            policy=config.router.policy,
+            cluster=self._cluster.kind,
+            endpoint=frontend.endpoint if frontend else None,
+            frontend_pid=frontend.pid if frontend else None,
+            dashboard=self._dashboard,
+            head_pid=os.getpid(),
+            head_host=os.uname().nodename,
+            started_at=self._started_at,
+            wanted=config.pools.sizes,
+            workers=self._roster.workers(),
+            load=self._roster.loads(),
+            warnings=self._warnings(),
+            detail=self._detail,
+        )
+
+    async def _serve(self) -> None:
+        loops = {
+            asyncio.create_task(self._service.publish_loop(), name="publish"),
+            asyncio.create_task(self._reconciler.run(), name="reconcile"),
+            asyncio.create_task(self._frontend.run(), name="keep the frontend"),
+        }
+        try:
+            done, _ = await asyncio.wait((*loops, self._stop), return_when=asyncio.FIRST_COMPLETED)
+            self._phase = Phase.DRAINING
+            for task in done & loops:
+                task.result()
+        except HpcserveError as err:
+            self._phase, self._detail = Phase.FAILED, err.message
+            self._state.write_failure(err.message)
+            self._is_forced.set()
+            raise
+        finally:
+            self._service.publish()
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await self._take_down()
+
+    async def _take_down(self) -> None:
+        """Let running requests end, unless forced; then end the frontend and every job."""
+        publishing = asyncio.create_task(self._service.publish_loop())
+        try:
+            await self._drain()
+            await self._frontend.stop()
+            await self._reconciler.stop_all(force=self._is_forced.is_set())
+            await self._cluster.close()
+            if self._phase is Phase.DRAINING:
+                self._phase = Phase.STOPPED
+            self._service.publish()
+            await self._service.flush()
+        finally:
+            publishing.cancel()
+            with suppress(asyncio.CancelledError):
+                await publishing
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + self._config.frontend.drain_timeout_s
+        while self._router.stats().active_requests and time.monotonic() < deadline and not self._is_forced.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_forced.wait(), 0.1)
+
+    def _make_scheduler(self) -> Any:
+        import dask
+        from distributed import Scheduler
+
+        dask.config.set(DASK_CONFIG)
+        return Scheduler(
+            protocol="tls",
+            host=announce_host(self._config),
+            port=0,
+            security=security(self._state.tls_cert, self._state.tls_key),
+            dashboard=self._config.dashboard.enabled,
+            dashboard_address=f"{LOOPBACK}:{self._config.dashboard.port}",
+        )
+
+    def _on_frontend(self, info: FrontendInfo | None) -> None:
+        self._frontend.info = info
+        self._on_change()
+
+    def _on_change(self) -> None:
+        if self._phase in (Phase.STARTING, Phase.SERVING):
+            self._phase = Phase.SERVING if self._is_usable() else Phase.STARTING
+        self._service.notify()
+
+    def _is_usable(self) -> bool:
+        ready = {info.role for info in self._roster.workers() if info.state is WorkerState.READY}
+        needed = {Role(pool) for pool in self._config.pools.sizes}
+        return self._frontend.info is not None and needed <= ready
+
+    def _warnings(self) -> tuple[str, ...]:
+        found = [
+            f"{info.worker}: {warning}"
+            for info in self._roster.workers()
+            if info.engine is not None and not info.state.is_final
+            for warning in info.engine.warnings
+        ]
+        return tuple(found)
+
+
+def _dashboard_url(scheduler: Any) -> str:
+    return f"http://{LOOPBACK}:{scheduler.http_server.port}/status"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a head and return its exit code."""
+    parser = argparse.ArgumentParser(prog="hpcserve.serve.head", description="The head of one hpcserve deployment.")
+    parser.add_argument("--state-dir", type=Path, required=True)
+    state = StateDir(parser.parse_args(argv).state_dir)
+    config = state.read_config()
+    configure_logging(config.log_level)
+    import dask_jobqueue  # noqa: F401  imported here, on the main thread, before signal handlers are set
+    import uvloop
+
+    async def live() -> None:
+        head = HeadProcess(config, state)
+        for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(sign, head.request_stop, StopRequest())
+        await head.run()
+
+    try:
+        with state.locked():
+            uvloop.run(live())
+    except HpcserveError as err:
+        log.error("%s", err.message)
+        state.write_failure(err.message)
+        return err.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

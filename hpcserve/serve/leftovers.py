@@ -1,0 +1,73 @@
+"""What of a deployment still exists, found without asking its head."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from hpcserve.cluster import JobState, make_cluster
+from hpcserve.comm.channel import connect
+from hpcserve.comm.tls import security
+from hpcserve.errors import ConnectionLost
+from hpcserve.state import HeadRecord, JobRecord, Proc, StateDir
+
+_REACH_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """Processes and jobs of a deployment that are still there."""
+
+    head_is_alive: bool
+    frontend: Proc | None
+    jobs: list[JobRecord]
+
+    @property
+    def description(self) -> str:
+        """Name what is left besides the head, for a message; empty if nothing."""
+        parts = [f"{len(self.jobs)} worker{'s' * (len(self.jobs) != 1)}"] if self.jobs else []
+        parts += [f"the frontend (pid {self.frontend.pid})"] if self.frontend else []
+        return " and ".join(parts) + (" are" if len(parts) + len(self.jobs) > 1 else " is") if parts else ""
+
+
+def find_leftovers(state: StateDir) -> Leftovers:
+    """Look. Raises `ClusterError` if Slurm has to be asked and does not answer."""
+    if not state.exists():
+        return Leftovers(head_is_alive=False, frontend=None, jobs=[])
+    head, frontend = state.read_head() or state.read_spawned(), state.read_frontend()
+    return Leftovers(
+        head_is_alive=is_alive(state, head),
+        frontend=frontend if frontend and frontend.is_alive else None,
+        jobs=asyncio.run(live_jobs(state)),
+    )
+
+
+def is_alive(state: StateDir, head: HeadRecord | Proc | None) -> bool:
+    """Whether the head runs: on this host by its process, on another by its answering."""
+    if head is None:
+        return False
+    proc = head if isinstance(head, Proc) else head.proc
+    if proc.is_local:
+        return proc.is_alive
+    return isinstance(head, HeadRecord) and asyncio.run(_answers(state, head))
+
+
+async def live_jobs(state: StateDir) -> list[JobRecord]:
+    """Return the recorded jobs that have not ended."""
+    records = state.read_jobs()
+    if not records:
+        return []
+    cluster = make_cluster(state.read_config(), state.path)
+    for record in records:
+        cluster.adopt(record.job_id)
+    views = await cluster.observe()
+    return [record for record in records if views[record.job_id].state is not JobState.GONE]
+
+
+async def _answers(state: StateDir, head: HeadRecord) -> bool:
+    try:
+        channel = await connect(head.address, security(state.tls_cert, state.tls_key), timeout_s=_REACH_TIMEOUT_S)
+    except ConnectionLost:
+        return False
+    channel.close()
+    return True

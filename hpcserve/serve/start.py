@@ -1,0 +1,125 @@
+"""From a configuration to a running head process: everything that can be refused is refused before a job is submitted."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+
+from hpcserve.cluster import Cluster, WorkerSpec, make_cluster, resolve_kind
+from hpcserve.comm.tls import create_identity
+from hpcserve.config.models import Config
+from hpcserve.errors import ConfigError, DeploymentError
+from hpcserve.serve.leftovers import find_leftovers
+from hpcserve.serve.processes import open_log
+from hpcserve.state import Proc, StateDir
+from hpcserve.types import Role, WorkerId
+
+
+def start(config: Config) -> StateDir:
+    """Check everything, record the deployment and spawn its head, which goes on by itself.
+
+    Raises `ConfigError`, `ClusterError` or `DeploymentError` before anything is started.
+    """
+    config = _resolved(config)
+    state = StateDir.of(config.name)
+    _refuse_running(state)
+    _check_model(config)
+    _check_port(config)
+    asyncio.run(_cluster(config, state).check(sum(config.pools.sizes.values())))
+    _prepare(state, config)
+    _spawn_head(state)
+    return state
+
+
+def render_jobs(config: Config) -> list[tuple[str, str]]:
+    """Return what would be submitted for each worker, as (worker name, job script or command line)."""
+    config = _resolved(config)
+    cluster = _cluster(config, StateDir.of(config.name))
+    specs = [
+        WorkerSpec(worker=WorkerId(f"{pool}-{index}"), pool=pool, role=Role(pool))
+        for pool, size in config.pools.sizes.items()
+        for index in range(size)
+    ]
+    return [(spec.worker, cluster.render(spec)) for spec in specs]
+
+
+def _resolved(config: Config) -> Config:
+    kind = resolve_kind(config)
+    path = config.model.path.expanduser().resolve() if config.model.path else None
+    return config.model_copy(
+        update={
+            "cluster": config.cluster.model_copy(update={"kind": kind}),
+            "model": config.model.model_copy(update={"path": path}),
+        }
+    )
+
+
+def _cluster(config: Config, state: StateDir) -> Cluster:
+    return make_cluster(config, state.path)
+
+
+def _refuse_running(state: StateDir) -> None:
+    leftovers = find_leftovers(state)
+    if leftovers.head_is_alive:
+        raise DeploymentError(
+            f"deployment {state.name!r} is already running; "
+            f"use it (hpcserve status --name {state.name}), end it (hpcserve down --name {state.name}), "
+            "or choose another --name"
+        )
+    if leftovers.description:
+        raise DeploymentError(
+            f"deployment {state.name!r} was not ended in good order: {leftovers.description} still there; "
+            f"run hpcserve down --name {state.name} first"
+        )
+
+
+def _check_model(config: Config) -> None:
+    path = config.model.path
+    if path is None:
+        if config.engine.kind != "mock":
+            raise ConfigError(f"model.path is not set, and engine {config.engine.kind!r} needs one; pass --model DIR")
+        return
+    missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
+    if not path.is_dir():
+        raise ConfigError(f"model path {path} is not a directory; pass --model with a directory that holds config.json")
+    if missing:
+        raise ConfigError(f"model path {path} holds no {' and no '.join(missing)}; is it a model's directory?")
+
+
+def _check_port(config: Config) -> None:
+    host, port = config.frontend.host, config.frontend.port
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as err:
+            raise DeploymentError(
+                f"cannot listen on {host}:{port}: {err.strerror}; "
+                "choose another with --port (0: any free port) or --host"
+            ) from err
+
+
+def _prepare(state: StateDir, config: Config) -> None:
+    state.create()
+    if not state.tls_cert.exists():
+        cert, key = create_identity()
+        state.write_private(state.tls_key, key)
+        state.write_private(state.tls_cert, cert)
+    state.clear_head()
+    state.write_jobs([])
+    state.write_failure("")
+    state.write_config(config)
+
+
+def _spawn_head(state: StateDir) -> None:
+    with open_log(state.logs / "head.log") as log:
+        head = subprocess.Popen(
+            [sys.executable, "-m", "hpcserve.serve.head", "--state-dir", str(state.path)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    state.write_spawned(Proc.of(head.pid))

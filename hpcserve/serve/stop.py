@@ -1,0 +1,81 @@
+"""Ending a deployment: through its head, or without one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from hpcserve.cluster import make_cluster
+from hpcserve.comm.protocol import StopRequest
+from hpcserve.errors import ClusterError, ConnectionLost, DeploymentError
+from hpcserve.serve.leftovers import is_alive, live_jobs
+from hpcserve.serve.processes import end_process, wait_for_end
+from hpcserve.serve.watch import connect_watcher, fetch_status
+from hpcserve.state import Proc, StateDir
+from hpcserve.types import Status
+
+_CALL_TIMEOUT_S = 10.0
+_HEAD_END_TIMEOUT_S = 30.0
+_GRACE_S = 5.0
+
+
+async def stop(state: StateDir, *, force: bool) -> AsyncIterator[Status]:
+    """End a deployment, yielding its status as it goes down; returns when no job and no process of it is left.
+
+    Raises `DeploymentError` if nothing of it runs, `ClusterError` if jobs cannot be ended.
+    """
+    await _refuse_idle(state)
+    head = state.read_head()
+    if head is not None:
+        with suppress(DeploymentError, ConnectionLost):
+            watcher = await connect_watcher(state, head)
+            try:
+                yield await watcher.channel.call("subscribe", None, Status, timeout_s=_CALL_TIMEOUT_S)
+                await watcher.channel.call("stop", StopRequest(force=force), Status, timeout_s=_CALL_TIMEOUT_S)
+                async for status in watcher.statuses():
+                    yield status
+            finally:
+                await watcher.close()
+        if head.proc.is_local:
+            await wait_for_end(head.proc, _HEAD_END_TIMEOUT_S)
+    await _clean_up(state)
+    yield await fetch_status(state)
+
+
+async def _refuse_idle(state: StateDir) -> None:
+    if not state.exists():
+        raise DeploymentError(f"no deployment called {state.name!r}: nothing in {state.path}")
+    processes = (state.read_spawned(), state.read_frontend())
+    if state.read_head() or any(proc and proc.is_alive for proc in processes) or await live_jobs(state):
+        return
+    raise DeploymentError(f"deployment {state.name!r} is not running")
+
+
+async def _clean_up(state: StateDir) -> None:
+    """End what a dead head left behind."""
+    head = state.read_head()
+    processes: list[Proc | None] = [head.proc if head else None, state.read_spawned(), state.read_frontend()]
+    if head is not None and not head.proc.is_local and await asyncio.to_thread(is_alive, state, head):
+        raise DeploymentError(f"the head of {state.name!r} still runs on {head.proc.host} and does not end")
+    for proc in processes:
+        if proc is not None:
+            await end_process(proc, grace_s=_GRACE_S)
+    await _end_jobs(state)
+    state.clear_head()
+    state.write_jobs([])
+
+
+async def _end_jobs(state: StateDir) -> None:
+    jobs = [record.job_id for record in await live_jobs(state)]
+    if not jobs:
+        return
+    cluster = make_cluster(state.read_config(), state.path)
+    for job_id in jobs:
+        cluster.adopt(job_id)
+    await cluster.cancel(jobs)
+    try:
+        await cluster.wait_gone(jobs, timeout_s=15)
+    except ClusterError:
+        await cluster.cancel(jobs, force=True)
+        await cluster.wait_gone(jobs, timeout_s=30)
