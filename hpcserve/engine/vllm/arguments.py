@@ -1,0 +1,105 @@
+"""From our configuration to the arguments of vLLM's `AsyncEngineArgs`. Starts nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hpcserve.config import Config
+from hpcserve.engine.protocol import EngineContext
+from hpcserve.errors import ConfigError, did_you_mean
+
+_CPU_BLOCK = 32  # tokens; vLLM's CPU attention is built for multiples of it
+_CPU_KV_BYTES = 1 << 30
+_OURS = {
+    "model": "model.path",
+    "served_model_name": "model.name",
+    "max_model_len": "model.max_model_len",
+    "dtype": "model.dtype",
+    "tensor_parallel_size": "model.tensor_parallel",
+    "block_size": "engine.block_size",
+    "kv_transfer_config": "pools.mode",
+    "kv_events_config": "router.policy",
+    "enable_prefix_caching": "router.policy",
+}
+
+
+def engine_arguments(config: Config, context: EngineContext, *, events_endpoint: str, on_cpu: bool) -> dict[str, Any]:
+    """Return keyword arguments for `AsyncEngineArgs`, but for the two that are vLLM objects.
+
+    `events_endpoint` is the ZeroMQ address on which vLLM publishes KV events; replays are asked for at the same
+    address with "-replay" after it. Raises `ConfigError` for a model or a block size that cannot work.
+    """
+    arguments: dict[str, Any] = {
+        "model": str(_find_model(config)),
+        "served_model_name": config.served_name,
+        "max_model_len": config.model.max_model_len,
+        "dtype": config.model.dtype,
+        "tensor_parallel_size": config.model.tensor_parallel or _count_gpus(on_cpu=on_cpu),
+        "block_size": config.engine.block_size,
+        "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
+        "disable_log_stats": True,  # its own log lines; our statistics are a logger of our own
+        "kv_events_config": {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": events_endpoint,
+            "replay_endpoint": f"{events_endpoint}-replay",
+        },
+    }
+    if on_cpu:
+        arguments |= _cpu_arguments(config)
+    if context.disaggregated:
+        arguments["kv_transfer_config"] = _kv_transfer(on_cpu=on_cpu)
+    return arguments | config.engine.vllm.args
+
+
+def check_extra_arguments(args: Iterable[str], engine_args: type[Any]) -> None:
+    """Raise `ConfigError` for a key of `engine.vllm.args` that vLLM does not know, or that hpcserve sets itself."""
+    valid = {field.name for field in dataclasses.fields(engine_args)}
+    for name in args:
+        key = f"engine.vllm.args.{name}"
+        if name in _OURS:
+            raise ConfigError(f"{key} is set by hpcserve; use {_OURS[name]}", param=key)
+        if name not in valid:
+            raise ConfigError(f"{key} is no argument of vLLM's engine{did_you_mean(name, valid)}", param=key)
+
+
+def _find_model(config: Config) -> Path:
+    path = config.model.path
+    if path is None:
+        raise ConfigError("model.path is not set; name the model's directory with --model", param="model.path")
+    if not (path / "config.json").is_file():
+        raise ConfigError(f"model.path: {path} holds no config.json; name a model's directory", param="model.path")
+    return path.absolute()
+
+
+def _cpu_arguments(config: Config) -> dict[str, Any]:
+    if config.engine.block_size % _CPU_BLOCK:
+        raise ConfigError(
+            f"engine.block_size is {config.engine.block_size}; on CPUs vLLM needs a multiple of {_CPU_BLOCK}",
+            param="engine.block_size",
+        )
+    arguments: dict[str, Any] = {"enforce_eager": True}
+    if config.model.dtype == "auto":
+        arguments["dtype"] = "float32"  # bfloat16 attention dies of SIGILL on some virtual machines
+    if not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        arguments["kv_cache_memory_bytes"] = _CPU_KV_BYTES
+    return arguments
+
+
+def _count_gpus(*, on_cpu: bool) -> int:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return 1 if on_cpu or not visible else len(visible.split(","))
+
+
+def _kv_transfer(*, on_cpu: bool) -> dict[str, Any]:
+    return {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_both",  # prefill and decode are labels that may change while the engine runs
+        "kv_buffer_device": "cpu" if on_cpu else "cuda",
+        "kv_load_failure_policy": "recompute",
+    }

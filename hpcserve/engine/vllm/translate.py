@@ -1,0 +1,91 @@
+"""Requests into vLLM's words and its outputs back into ours. Decides nothing."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hpcserve.types import EngineOutput, EngineRequest, FinishReason, KvHandle, RequestId, TokenLogprob, WorkerId
+
+TRANSPORT = "nixl"
+_FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "error": "error"}
+_NOT_FOR_THE_NEXT = "remote_prefill_cached_tokens"  # makes the next engine report our cache hits as its own
+
+
+def to_sampling_params(request: EngineRequest) -> Any:
+    """Return vLLM's `SamplingParams`. Raises `ValueError` for values that vLLM refuses."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    sampling = request.sampling
+    return SamplingParams(
+        max_tokens=1 if request.prefill_only else sampling.max_tokens,
+        min_tokens=0 if request.prefill_only else sampling.min_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        seed=sampling.seed,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        repetition_penalty=sampling.repetition_penalty,
+        logit_bias=sampling.logit_bias,
+        logprobs=sampling.logprobs,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
+        include_stop_str_in_output=sampling.include_stop,
+        ignore_eos=sampling.ignore_eos,
+        skip_special_tokens=sampling.skip_special_tokens,
+        output_kind=RequestOutputKind.DELTA,
+        extra_args=_kv_transfer_params(request),
+    )
+
+
+def to_output(request: EngineRequest, output: Any, worker: WorkerId) -> EngineOutput:
+    """Return one of vLLM's `RequestOutput`s as ours; where the prompt's KV came from is added by the engine."""
+    completion = output.outputs[0]
+    finish_reason = completion.finish_reason and _FINISHED.get(completion.finish_reason, "stop")
+    return EngineOutput(
+        request_id=request.request_id,
+        token_ids=tuple(completion.token_ids),
+        text=completion.text,
+        logprobs=_logprobs(completion, request.sampling.logprobs),
+        finish_reason=finish_reason,
+        stop_reason=completion.stop_reason,
+        kv=_handle(request, output.kv_transfer_params, worker) if finish_reason else None,
+        error="vLLM failed on this request; its log says why" if finish_reason == "error" else None,
+    )
+
+
+def failed(request_id: RequestId, why: str) -> EngineOutput:
+    """Return the one output of a request that cannot run."""
+    return EngineOutput(request_id=request_id, finish_reason="error", error=why)
+
+
+def _kv_transfer_params(request: EngineRequest) -> dict[str, Any] | None:
+    if request.prefill_only:
+        return {"kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False}}
+    if request.kv is not None:
+        return {"kv_transfer_params": dict(request.kv.params)}
+    return None
+
+
+def _handle(request: EngineRequest, params: dict[str, Any] | None, worker: WorkerId) -> KvHandle | None:
+    if not request.prefill_only or not params:
+        return None
+    kept = {key: value for key, value in params.items() if key != _NOT_FOR_THE_NEXT}
+    return KvHandle(transport=TRANSPORT, source=worker, num_tokens=len(request.token_ids), params=kept)
+
+
+def _logprobs(completion: Any, num_top: int | None) -> tuple[TokenLogprob, ...]:
+    if num_top is None or not completion.logprobs:
+        return ()
+    return tuple(
+        _token_logprob(token_id, at_position, num_top)
+        for token_id, at_position in zip(completion.token_ids, completion.logprobs, strict=False)
+    )
+
+
+def _token_logprob(token_id: int, at_position: dict[int, Any], num_top: int) -> TokenLogprob:
+    sampled = at_position[token_id]
+    ranked = sorted(at_position.items(), key=lambda item: cast("int", item[1].rank))[:num_top]
+    top = tuple((other, entry.decoded_token or "", entry.logprob) for other, entry in ranked)
+    return TokenLogprob(token_id, sampled.decoded_token or "", sampled.logprob, top)
