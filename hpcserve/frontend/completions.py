@@ -102,9 +102,8 @@ class CompletionChunks:
 
     def text_chunk(self, index: int) -> tuple[bytes, bytes]:
         """Return the parts around the text of a delta."""
-        tail = (
-            b',"logprobs":null,"finish_reason":null,"stop_reason":null,"prompt_token_ids":null,"token_ids":null}]}\n\n'
-        )
+        reasons = b',"logprobs":null,"finish_reason":null,"stop_reason":null'
+        tail = reasons + b',"prompt_token_ids":null,"token_ids":null}]}\n\n'
         return self._head + b'{"index":%d,"text":' % index, tail
 
     def chunk(self, index: int, output: EngineOutput) -> bytes:

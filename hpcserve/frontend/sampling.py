@@ -75,8 +75,8 @@ def output_room(num_prompt_tokens: int, wanted: int | None, context: int) -> int
         return room
     if wanted > room:
         raise ContextTooLong(
-            f"the model's context is {context} tokens, but the prompt's {num_prompt_tokens} and max_tokens {wanted} make"
-            f" {num_prompt_tokens + wanted}; shorten the prompt or set max_tokens to at most {room}",
+            f"the model's context is {context} tokens, but the prompt's {num_prompt_tokens} and max_tokens {wanted}"
+            f" make {num_prompt_tokens + wanted}; shorten the prompt or set max_tokens to at most {room}",
             param="max_tokens",
         )
     return wanted

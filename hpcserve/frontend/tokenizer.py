@@ -46,7 +46,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, model: ModelConfig) -> Self:
-        """Load from `model.path`, or the built-in one where there is none. Raises `ConfigError` if files are missing."""
+        """Load from `model.path`, or the built-in one without a path. Raises `ConfigError` if files are missing."""
         if model.path is None:
             return cls._built_in(model)
         file = model.path / "tokenizer.json"

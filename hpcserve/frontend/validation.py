@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from hpcserve.errors import BadRequest, did_you_mean
+from hpcserve.errors import BadRequest, Unsupported, did_you_mean
 from hpcserve.frontend import unsupported
 from hpcserve.frontend.schemas import Body, ChatBody, CompletionBody
 
@@ -55,9 +55,8 @@ def parse_completion(raw: dict[str, Any]) -> CompletionBody:
     best_of = fields.pop("best_of", None)
     body = _validate(CompletionBody, fields)
     if best_of is not None and (type(best_of) is not int or best_of != body.n):
-        raise BadRequest(
-            f"best_of = {str(best_of)[:60]} is not supported unless it equals n ({body.n})", param="best_of"
-        )
+        message = f"best_of = {_shown(best_of)} is not supported unless it equals n ({body.n})"
+        raise Unsupported(message, param="best_of")
     if body.echo and body.logprobs is not None:
         raise BadRequest("logprobs with echo is not supported; leave one of them out", param="logprobs")
     return body
@@ -86,7 +85,7 @@ def _translate(error: ErrorDetails, schema: type[Body]) -> BadRequest:
         message = f"{param} must be {_TYPES[kind]}, got {given}"
     elif kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        message = f"{param} must be {words} {context[key]}, got {given}"
+        message = f"{param} must be {words} {_number(context[key])}, got {given}"
     elif kind == "too_short":
         message = f"{param} must have at least {context['min_length']} item"
     elif kind == "literal_error":
@@ -103,6 +102,10 @@ def _path(location: tuple[int | str, ...]) -> str:
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part[:80]}" if path else part[:80]
     return path
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _shown(value: Any) -> str:

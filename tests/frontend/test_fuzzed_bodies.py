@@ -1,0 +1,100 @@
+"""Whatever is sent, the answer is a success or a 4xx in OpenAI's form, and nothing is logged as a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import aiohttp
+import pytest
+from fake_backend import FakeBackend
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpcserve.config.models import Config, FrontendConfig
+from hpcserve.frontend import make_app, start_site
+from hpcserve.frontend.schemas import ChatBody, CompletionBody
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "system", "assistant", "tool", ""]) | VALUES},
+        optional={"content": st.text(max_size=40) | VALUES, "name": VALUES, "tool_calls": VALUES},
+    ),
+    max_size=4,
+)
+
+
+def _bodies(schema: type, likely: dict) -> st.SearchStrategy:
+    optional = {name: likely.get(name, VALUES) for name in schema.model_fields}
+    optional |= {"tools": VALUES, "best_of": VALUES, "whatever": VALUES}
+    return st.fixed_dictionaries({"model": st.just("mock") | VALUES}, optional=optional)
+
+
+NUMBERS = {"n": st.integers(-1, 3), "max_tokens": st.integers(-1, 2000), "temperature": st.floats(-1, 3)}
+CHATS = _bodies(ChatBody, {**NUMBERS, "messages": MESSAGES | VALUES})
+PROMPTS = st.text(max_size=50) | st.lists(st.integers(-1, 300), max_size=5) | VALUES
+COMPLETIONS = _bodies(CompletionBody, {**NUMBERS, "prompt": PROMPTS})
+RELAXED = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture
+def sending(tokenizer, caplog):
+    """Runs a server on a loop of its own, because hypothesis is not asynchronous."""
+    with asyncio.Runner() as runner:
+
+        async def start():
+            config = Config(frontend=FrontendConfig(drain_timeout_s=0.1))
+            return await start_site(make_app(config, FakeBackend(), None, tokenizer), "127.0.0.1", 0)
+
+        async def connect():
+            return aiohttp.ClientSession()
+
+        site = runner.run(start())
+        client = runner.run(connect())
+
+        async def send(path: str, data: bytes) -> None:
+            url = f"http://127.0.0.1:{site.port}{path}"
+            async with client.post(url, data=data, headers={"Content-Type": "application/json"}) as response:
+                content = await response.read()
+                assert response.status < 500, content
+                if response.status != 200:
+                    assert 400 <= response.status < 500
+                    assert set(json.loads(content)["error"]) == {"message", "type", "param", "code"}
+                assert b"Traceback" not in content
+
+        yield lambda path, data: runner.run(send(path, data))
+        runner.run(client.close())
+        runner.run(site.close())
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_chat_bodies_made_of_the_schemas_fields_never_fail(sending):
+    @RELAXED
+    @given(CHATS)
+    def check(body):
+        sending("/v1/chat/completions", json.dumps(body).encode("utf-8", "surrogatepass"))
+
+    check()
+
+
+def test_completion_bodies_made_of_the_schemas_fields_never_fail(sending):
+    @RELAXED
+    @given(COMPLETIONS)
+    def check(body):
+        sending("/v1/completions", json.dumps(body).encode("utf-8", "surrogatepass"))
+
+    check()
+
+
+def test_raw_bytes_never_fail(sending):
+    @RELAXED
+    @given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")))
+    def check(data):
+        sending("/v1/completions", data)
+
+    check()
