@@ -92,4 +92,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(exit_code)  # all is stopped and removed; taking down torch and UCX in order would cost seconds more

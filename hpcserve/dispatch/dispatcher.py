@@ -1,4 +1,4 @@
-"""THE request path: assign -> prefill -> decode -> stream, and again elsewhere with the tokens so far if a worker is lost.
+"""THE request path: assign, prefill, decode, stream; and again elsewhere, with the tokens so far, if a worker is lost.
 
 One `run` is one sequence. Its outputs reach the caller by plain calls, so that a token costs no task switch.
 """
@@ -23,6 +23,7 @@ from hpcserve.types import (
     EngineOutput,
     EngineRequest,
     KvHandle,
+    Phase,
     RequestId,
     RouteRequest,
     Status,
@@ -86,13 +87,20 @@ class Dispatcher:
         self._agents = agents
         self._head = head
         head.on_status = self._on_status
+        self._unknown = Status(
+            name=config.name,
+            phase=Phase.STARTING,
+            model=config.served_name,
+            mode=config.pools.mode,
+            policy=config.router.policy,
+            cluster=config.cluster.kind,
+            detail="the scheduler is not reachable yet",
+        )
         self.counts = DispatchCounts()
 
     def status(self) -> Status:
-        """Return the newest status. Raises `Unavailable` before the first."""
-        if self._head.status is None:
-            raise Unavailable("the scheduler is not reachable yet")
-        return self._head.status
+        """Return the newest status that the head told; before the first, that of a deployment that starts."""
+        return self._head.status or self._unknown
 
     async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
         """Run one sequence to its end; `on_output` is called for every delta.

@@ -61,9 +61,7 @@ class Reconciler:
         self._state = state
         self._poll_s = poll_s
         self._tail = tail
-        self._slots = [
-            _Slot(pool, index) for pool, size in config.pools.sizes.items() for index in range(size)
-        ]
+        self._slots = [_Slot(pool, index) for pool, size in config.pools.sizes.items() for index in range(size)]
         self._worked: set[str] = set()  # pools that had a READY worker
         self._ending: dict[str, tuple[JobRecord, float]] = {}  # jobs whose worker is over -> when to force them
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -37,19 +38,27 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         stack.push_async_callback(agents.close)
         head = HeadLink(state)
         dispatcher = Dispatcher(config, head, agents)
-        app = make_app(config, dispatcher, api_keys=_keys(config, state), tokenizer=Tokenizer.load(config))
+        tokenizer = Tokenizer.load(config.model)
+        stack.callback(tokenizer.close)
+        app = make_app(config, dispatcher, api_keys=_keys(config, state), tokenizer=tokenizer)
         site = await start_site(app, config.frontend.host, config.frontend.port)
         stack.push_async_callback(site.close)
-        head.me = FrontendInfo(pid=os.getpid(), endpoint=f"{site.url}/v1")
+        head.me = FrontendInfo(pid=os.getpid(), endpoint=_url(site.host, site.port) + "/v1")
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
-        log.info("listening on %s", site.url)
+        log.info("listening on %s", head.me.endpoint)
         await stopping.wait()
 
 
-def _keys(config: Config, state: StateDir) -> list[str]:
+def _keys(config: Config, state: StateDir) -> list[str] | None:
     needed = auth_required(config, config.cluster.kind, config.frontend.host)
-    return [state.read_key()] if needed else []
+    return [state.read_key()] if needed else None
+
+
+def _url(host: str, port: int) -> str:
+    """Return a URL that works from this host; a server on all addresses is reached by the host's name."""
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def main(argv: list[str] | None = None) -> int:

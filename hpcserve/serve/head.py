@@ -56,7 +56,7 @@ class HeadProcess:
         self._started_at = time.time()
         self._phase = Phase.STARTING
         self._detail = ""
-        self._stop: asyncio.Future[StopRequest] = asyncio.get_running_loop().create_future()
+        self._stopping = asyncio.Event()
         self._is_forced = asyncio.Event()
         self._dashboard: str | None = None
         identity = security(state.tls_cert, state.tls_key)
@@ -104,10 +104,9 @@ class HeadProcess:
 
     def request_stop(self, request: StopRequest) -> None:
         """End `run` soon; a second request forces."""
-        if request.force or self._stop.done():
+        if request.force or self._stopping.is_set():
             self._is_forced.set()
-        if not self._stop.done():
-            self._stop.set_result(request)
+        self._stopping.set()
 
     def status(self) -> Status:
         """Return what the deployment looks like now."""
@@ -135,14 +134,15 @@ class HeadProcess:
 
     async def _serve(self) -> None:
         loops = {
+            asyncio.create_task(self._until_stopped(), name="wait for stop"),
             asyncio.create_task(self._service.publish_loop(), name="publish"),
             asyncio.create_task(self._reconciler.run(), name="reconcile"),
             asyncio.create_task(self._frontend.run(), name="keep the frontend"),
         }
         try:
-            done, _ = await asyncio.wait((*loops, self._stop), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             self._phase = Phase.DRAINING
-            for task in done & loops:
+            for task in done:
                 task.result()
         except HpcserveError as err:
             self._phase, self._detail = Phase.FAILED, err.message
@@ -155,6 +155,9 @@ class HeadProcess:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await self._take_down()
+
+    async def _until_stopped(self) -> None:
+        await self._stopping.wait()
 
     async def _take_down(self) -> None:
         """Let running requests end, unless forced; then end the frontend and every job."""

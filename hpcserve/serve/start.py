@@ -1,4 +1,4 @@
-"""From a configuration to a running head process: everything that can be refused is refused before a job is submitted."""
+"""From a configuration to a running head process. What can be refused is refused before a job is submitted."""
 
 from __future__ import annotations
 
