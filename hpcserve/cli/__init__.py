@@ -1,0 +1,49 @@
+"""The `hpcserve` command. One command a file, imported when it is called: `hpcserve --help` imports none of them."""
+
+from __future__ import annotations
+
+import click
+
+from hpcserve.cli.group import LazyGroup
+
+COMMANDS = {
+    "up": "Start a deployment and show its endpoint.",
+    "status": "Show a deployment, its workers and their load.",
+    "logs": "Print or follow the logs of the head, the frontend and the workers.",
+    "down": "Stop a deployment; return when nothing of it is left.",
+    "key": "Print the API key of a deployment.",
+    "config": "Show the configuration, its schema, or which file is read.",
+    "tiny-model": "Make a small model to try things out with.",
+    "version": "Print the version.",
+    "completion": "Print a completion script for bash, zsh or fish.",
+}
+"""What `--help` lists. The test suite holds it against the first line of each command's own help."""
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    an error inside hpcserve
+  2    wrong flags or configuration
+  4    the cluster refused
+  5    the deployment is not running, or already is
+  6    it failed to start; everything it had started was stopped
+  130  interrupted
+"""
+
+
+@click.group(
+    cls=LazyGroup,
+    commands_help=COMMANDS,
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.option("--debug", is_flag=True, envvar="HPCSERVE_DEBUG", help="Print tracebacks of errors.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """Turn a Slurm allocation into an LLM service with an OpenAI-compatible endpoint.
+
+    \b
+    hpcserve up --nodes 8 --model /path/to/model     on a Slurm cluster
+    hpcserve up --engine mock --cluster local        on this machine, no model needed
+    """
+    ctx.meta["hpcserve.debug"] = debug

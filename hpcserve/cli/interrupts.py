@@ -1,0 +1,47 @@
+"""Ctrl-C, SIGTERM and SIGHUP as something that a coroutine can be interrupted by, once for each time they come."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+_Result = TypeVar("_Result")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(Exception):
+    """A signal came while the work ran; the work was cancelled."""
+
+
+class Interrupts:
+    """Takes the signals over from Python while it is entered. Entered and used on the running loop."""
+
+    def __init__(self) -> None:
+        self._arrived = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._arrived.set)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        for number in _SIGNALS:
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    async def during(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Return what `work` returns. The next signal, or one that came before, cancels it: raises `Interrupted`."""
+        task = asyncio.ensure_future(work)
+        signalled = asyncio.ensure_future(self._arrived.wait())
+        try:
+            await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            self._arrived.clear()
+            raise Interrupted
+        finally:
+            task.cancel()
+            signalled.cancel()
+            await asyncio.gather(task, signalled, return_exceptions=True)

@@ -1,0 +1,122 @@
+"""The options that set keys of the configuration, shared by `up` and `config show`, and what they load to.
+
+They leave their values in the click context, so that commands have no parameter for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from hpcserve.config import LoadedConfig
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_FLAGS = "hpcserve.flags"
+_SIZES = "hpcserve.sizes"
+_FILE = "hpcserve.config_file"
+_ASSIGNMENTS = "hpcserve.assignments"
+
+ENGINES = ("vllm", "mock")
+CLUSTERS = ("auto", "local", "slurm")
+MODES = ("aggregated", "disaggregated")
+POLICIES = ("random", "round_robin", "least_loaded", "kv")
+
+
+def config_options(command: _Command) -> _Command:
+    """Add every option that the configuration is made of."""
+    for option in reversed(_options()):
+        command = option(command)
+    return command
+
+
+def load_config(ctx: click.Context) -> LoadedConfig:
+    """Put the configuration together from the options, the environment and the file. Raises `ConfigError`."""
+    from hpcserve.config import PoolFlags, Setting, load
+
+    given: dict[str, Any] = ctx.meta
+    return load(
+        file=given.get(_FILE),
+        assignments=given.get(_ASSIGNMENTS, ()),
+        flags=[Setting(path, value, flag) for path, value, flag in given.get(_FLAGS, [])],
+        pools=PoolFlags(**given.get(_SIZES, {})),
+    )
+
+
+def _options() -> list[Callable[[_Command], _Command]]:
+    return [
+        _key("--name", "name", "Name of the deployment; several can run side by side.  [default: default]"),
+        _key("--model", "model.path", "Directory with the model's weights and tokenizer.", metavar="DIR"),
+        _size("--nodes", "Workers in all; a quarter of them prefills when disaggregated."),
+        _size("--prefill", "Prefill workers; implies --mode disaggregated."),
+        _size("--decode", "Decode workers; implies --mode disaggregated."),
+        _size("--mode", "Whether prefill and decode have workers of their own.", kind=click.Choice(MODES)),
+        _key("--engine", "engine.kind", "What runs the model.  [default: vllm]", kind=click.Choice(ENGINES)),
+        _key("--cluster", "cluster.kind", "Where workers run.  [default: auto]", kind=click.Choice(CLUSTERS)),
+        _key("--partition", "cluster.slurm.partition", "Slurm partition.", metavar="NAME"),
+        _key("--account", "cluster.slurm.account", "Slurm account.", metavar="NAME"),
+        _key("--walltime,--time", "cluster.slurm.walltime", "Slurm time limit.", metavar="[D-]H:M:S"),
+        _key("--host", "frontend.host", "Address that the endpoint listens on.  [default: 127.0.0.1]"),
+        _key("--port", "frontend.port", "Port of the endpoint; 0: any free one.  [default: 8000]", kind=int),
+        _key("--policy", "router.policy", "How workers are chosen.  [default: kv]", kind=click.Choice(POLICIES)),
+        _option("--no-auth", _keep_no_auth, "Ask clients for no key, even where others can connect.", is_flag=True),
+        _option("--config", _keep_file, "YAML file to read.", kind=click.Path(path_type=Path), metavar="FILE"),
+        _option("--set", _keep_assignments, "Any key, such as router.seed=7.", metavar="KEY=VALUE", multiple=True),
+    ]
+
+
+def _key(flags: str, key: str, text: str, *, kind: Any = str, metavar: str | None = None) -> Any:
+    """Return an option that sets one key of the configuration."""
+
+    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.meta.setdefault(_FLAGS, []).append((tuple(key.split(".")), value, flags.partition(",")[0]))
+
+    return _option(flags, keep, text, kind=kind, metavar=metavar)
+
+
+def _size(flag: str, text: str, *, kind: Any = int) -> Any:
+    """Return an option that the pools are worked out from."""
+
+    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        ctx.meta.setdefault(_SIZES, {})[flag.removeprefix("--")] = value
+
+    return _option(flag, keep, text, kind=kind, metavar="N" if kind is int else None)
+
+
+def _keep_no_auth(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta.setdefault(_FLAGS, []).append((("security", "auth"), "off", "--no-auth"))
+
+
+def _keep_file(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    ctx.meta[_FILE] = value
+
+
+def _keep_assignments(ctx: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+    ctx.meta[_ASSIGNMENTS] = value
+
+
+def _option(
+    flags: str,
+    keep: Callable[[click.Context, click.Parameter, Any], None],
+    text: str,
+    *,
+    kind: Any = None,
+    metavar: str | None = None,
+    is_flag: bool = False,
+    multiple: bool = False,
+) -> Any:
+    return click.option(
+        *flags.split(","),
+        type=kind,
+        metavar=metavar,
+        is_flag=is_flag,
+        multiple=multiple,
+        expose_value=False,
+        callback=keep,
+        help=text,
+    )

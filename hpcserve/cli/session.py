@@ -1,0 +1,145 @@
+"""One attached run of `up`: bring a deployment up, hold it, and take it down. What it decides is in `describe.py`.
+
+Whatever happens between start and SERVING (an error, the time limit, a signal), nothing is left running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hpcserve.cli.backend import Backend, changes
+from hpcserve.cli.describe import unfinished, why_hopeless
+from hpcserve.cli.group import INTERRUPTED
+from hpcserve.cli.interrupts import Interrupted, Interrupts
+from hpcserve.cli.log_files import tail
+from hpcserve.cli.views import NUM_LOG_LINES, Screen, View, say
+from hpcserve.config import Config
+from hpcserve.errors import DeploymentError, HpcserveError, StartError
+from hpcserve.state import StateDir
+from hpcserve.types import Phase, Status
+
+DEFAULT_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """How `up` was called, and what it talks to."""
+
+    serve: Backend
+    config: Config
+    attached: bool
+    timeout_s: float | None  # to SERVING; None: the default
+    announce: Callable[[StateDir, Status], None]  # called once, when it serves
+    interrupts: Interrupts = field(default_factory=Interrupts)
+
+    async def run(self) -> int:
+        """Return the exit code. Raises as `serve.start` does, `StartError`, and `DeploymentError` for a dead head."""
+        with self.interrupts:
+            # not interrupted: a signal during it is noted, and acts as soon as there is something to stop
+            state = await asyncio.to_thread(self.serve.start, self.config)
+            return await _Started(self, state, Screen(state.logs)).run()
+
+
+@dataclass(frozen=True)
+class _Started:
+    """The session from the moment on that there is something to stop."""
+
+    session: Session
+    state: StateDir
+    screen: Screen
+
+    async def run(self) -> int:
+        """Come up, then hold."""
+        during = self.session.interrupts.during
+        try:
+            with self.screen.table() as view:
+                status = await during(self._come_up(view))
+            self.session.announce(self.state, status)
+        except Interrupted:
+            await self._take_down()
+            return INTERRUPTED
+        except Exception:
+            await self._take_down()
+            raise
+        return await self._hold() if self.session.attached else 0
+
+    async def _come_up(self, view: View) -> Status:
+        status: Status | None = None
+        timeout_s = DEFAULT_TIMEOUT_S if self.session.timeout_s is None else self.session.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as limit, changes(self.session.serve.watch(self.state)) as statuses:
+                async for status in statuses:
+                    view.update(status)
+                    if status.phase is Phase.SERVING:
+                        return status
+                    if reason := why_hopeless(status):
+                        raise StartError(reason)
+                    if self.session.timeout_s is None and self.session.attached and status.cluster == "slurm":
+                        limit.reschedule(None)  # queues are long, and somebody is watching
+        except DeploymentError as err:
+            self._print_end_of_log()
+            raise StartError(err.message) from err
+        except TimeoutError as err:
+            so_far = unfinished(status) if status else "the head did not answer"
+            raise StartError(f"not serving after {timeout_s:g} s: {so_far}") from err
+        raise StartError(await self._last_words())
+
+    async def _hold(self) -> int:
+        """Show the deployment until a signal, or until it ends by itself."""
+        try:
+            with self.screen.line() as view:
+                await self.session.interrupts.during(self._show_changes(view))
+        except Interrupted:
+            return 0 if await self._take_down() else INTERRUPTED
+        except HpcserveError as err:
+            say(f"lost the head: {err.message}")
+        status = await self.session.serve.fetch_status(self.state)
+        if status.phase is Phase.STOPPED:
+            say(f"{self.state.name} was stopped from elsewhere")
+            return 0
+        reason = await self._last_words()
+        await self._take_down(force=True)
+        raise DeploymentError(reason)
+
+    async def _show_changes(self, view: View) -> None:
+        async with changes(self.session.serve.watch(self.state)) as statuses:
+            async for status in statuses:
+                view.update(status)
+
+    async def _take_down(self, *, force: bool = False) -> bool:
+        """Stop everything and return whether that was done in good order; a signal meanwhile forces it."""
+        for forced in (True,) if force else (False, True):
+            say(f"{'forcing' if forced else 'stopping'} {self.state.name}" + ("" if forced else "; Ctrl-C forces it"))
+            try:
+                with self.screen.table() as view:
+                    await self.session.interrupts.during(self._stop(view, force=forced))
+            except Interrupted:
+                continue
+            except HpcserveError as err:  # what it was stopped for is more important: that is raised or returned
+                if self._is_gone():
+                    return not forced
+                say(f"error while stopping: {err.message}")
+                break
+            return not forced
+        say(f"jobs may be left: hpcserve down --force --name {self.state.name}")
+        return False
+
+    async def _stop(self, view: View, *, force: bool) -> None:
+        async with changes(self.session.serve.stop(self.state, force=force)) as statuses:
+            async for status in statuses:
+                view.update(status)
+
+    def _is_gone(self) -> bool:
+        return self.state.read_head() is None and not self.state.read_jobs()
+
+    async def _last_words(self) -> str:
+        """Return why the head ended, and print the end of its log."""
+        status = await self.session.serve.fetch_status(self.state)
+        self._print_end_of_log()
+        return f"the head of {self.state.name!r} ended: {status.detail or f'see {self.state.logs}/head.log'}"
+
+    def _print_end_of_log(self) -> None:
+        for line in tail(self.state.logs / "head.log", NUM_LOG_LINES):
+            say(f"    {line}")
