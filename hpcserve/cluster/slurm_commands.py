@@ -1,0 +1,88 @@
+"""Slurm's commands as coroutines, bounded in time, failures translated. `slurm_output` reads what they print."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+from hpcserve.cluster.slurm_output import (
+    NODES_FORMAT,
+    QUEUE_FORMAT,
+    Partition,
+    QueueEntry,
+    parse_partitions,
+    parse_queue,
+    plain_words,
+)
+from hpcserve.errors import ClusterError
+
+_TIMEOUT_S = 30.0
+# Unix seconds, whatever the cluster's time zone is (squeue(1), SLURM_TIME_FORMAT).
+_ENVIRONMENT = {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
+_PREFERENCES = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own filters and questions
+
+_ALREADY_GONE = ("invalid job id", "already completing or completed", "not pending", "not running")
+
+
+async def run_slurm(*command: str, stdin: str = "", timeout_s: float = _TIMEOUT_S) -> tuple[str, str]:
+    """Run one of Slurm's commands and return its output and error output.
+
+    Raises `ClusterError` if it is not there, says no, or does not answer within `timeout_s`.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=_environment(),
+        )
+    except FileNotFoundError as err:
+        raise no_slurm(command[0]) from err
+    try:
+        async with asyncio.timeout(timeout_s):
+            out, problem = await process.communicate(stdin.encode())
+    except TimeoutError as err:
+        raise ClusterError(f"Slurm does not answer: {command[0]} took longer than {timeout_s:g} s") from err
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    if process.returncode:
+        raise ClusterError(f"{command[0]} failed: {plain_words(problem.decode(errors='replace'))}")
+    return out.decode(errors="replace"), problem.decode(errors="replace")
+
+
+def _environment() -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_PREFERENCES)}
+    return inherited | _ENVIRONMENT
+
+
+def no_slurm(command: str) -> ClusterError:
+    """Return the error for a machine without Slurm's commands."""
+    return ClusterError(f"no Slurm here: {command} not found on PATH; use --cluster local")
+
+
+async def list_jobs() -> dict[str, QueueEntry]:
+    """Return this user's jobs that Slurm still remembers (some minutes after their end), by id."""
+    command = ("squeue", "--noheader", f"--user={os.getuid()}", "--states=all", f"--Format={QUEUE_FORMAT}")
+    out, _ = await run_slurm(*command)
+    return parse_queue(out)
+
+
+async def list_partitions() -> dict[str, Partition]:
+    """Return every partition and its nodes, by name."""
+    out, _ = await run_slurm("sinfo", "--noheader", "--all", "--Node", f"--format={NODES_FORMAT}")
+    return parse_partitions(out)
+
+
+async def cancel_jobs(job_ids: Iterable[str], *options: str) -> None:
+    """Run scancel; that a job has ended meanwhile is no error."""
+    try:
+        await run_slurm("scancel", *options, *job_ids)
+    except ClusterError as err:
+        if not any(words in err.message.lower() for words in _ALREADY_GONE):
+            raise
