@@ -54,7 +54,9 @@ class Reconciler:
         *,
         poll_s: float,
         tail: Callable[[WorkerId], str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._config = config
         self._cluster = cluster
         self._roster = roster
@@ -83,7 +85,7 @@ class Reconciler:
                 self._judge(slot, slot.job, views.get(slot.job.job_id))
         await self._finish_ending(views)
         for slot in self._slots:
-            if slot.job is None and time.monotonic() >= slot.retry_at:
+            if slot.job is None and self._clock() >= slot.retry_at:
                 await self._launch(slot)
 
     async def stop_all(self, *, force: bool) -> None:
@@ -112,7 +114,7 @@ class Reconciler:
         if view.state is JobState.GONE:
             self._vacate(slot, job, info, info.detail or view.reason or "its job ended")
         elif info.state.is_final:
-            self._ending[job.job_id] = (job, time.monotonic() + _END_S)
+            self._ending[job.job_id] = (job, self._clock() + _END_S)
             self._vacate(slot, job, info, info.detail)
         elif self._roster.lost_for_s(job.worker) > _LOST_S:
             self._give_up(slot, job, info, "lost: the agent does not answer")
@@ -128,7 +130,7 @@ class Reconciler:
         self._roster.update_job(job.worker, ends_at=view.ends_at)
         if info.state is WorkerState.READY:
             self._worked.add(slot.pool)
-            slot.ready_since = slot.ready_since or time.monotonic()
+            slot.ready_since = slot.ready_since or self._clock()
         elif view.started_at is not None and info.state is not WorkerState.DRAINING:
             waited = time.time() - view.started_at
             if waited > self._config.cluster.start_timeout_s:
@@ -144,12 +146,12 @@ class Reconciler:
         if not info.state.is_final:
             self._roster.end(job.worker, WorkerState.STOPPED if was_stopped else WorkerState.FAILED, reason)
         ready_since, slot.job, slot.ready_since = slot.ready_since, None, None
-        if was_stopped or (ready_since is not None and time.monotonic() - ready_since > _STEADY_S):
+        if was_stopped or (ready_since is not None and self._clock() - ready_since > _STEADY_S):
             slot.num_failures = 0
             return
         slot.num_failures += 1
         slot.last_failure = reason
-        slot.retry_at = time.monotonic() + min(_MAX_BACKOFF_S, 2.0**slot.num_failures)
+        slot.retry_at = self._clock() + min(_MAX_BACKOFF_S, 2.0**slot.num_failures)
         log.warning("%s failed (%d in a row): %s", job.worker, slot.num_failures, reason)
         self._refuse_hopeless(slot, job.worker)
 
@@ -163,7 +165,7 @@ class Reconciler:
 
     async def _finish_ending(self, views: dict[str, JobView]) -> None:
         """See to it that jobs whose worker is over end as well."""
-        now = time.monotonic()
+        now = self._clock()
         for job_id, (_, force_at) in list(self._ending.items()):
             view = views.get(job_id)
             if view is None or view.state is JobState.GONE:

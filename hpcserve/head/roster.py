@@ -23,7 +23,10 @@ _NUM_REMEMBERED = 16  # ended workers that status still shows
 class Roster:
     """Workers by id. Methods are called on the head's event loop."""
 
-    def __init__(self, router: Router, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, router: Router, on_change: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._router = router
         self._on_change = on_change
         self._infos: dict[WorkerId, WorkerInfo] = {}
@@ -46,7 +49,7 @@ class Roster:
     def lost_for_s(self, worker: WorkerId) -> float:
         """Return for how many seconds the head has not heard a worker that it had heard; 0 while it hears it."""
         lost_at = self._lost_at.get(worker)
-        return 0.0 if lost_at is None else time.monotonic() - lost_at
+        return 0.0 if lost_at is None else self._clock() - lost_at
 
     def dask_address(self, worker: WorkerId) -> str | None:
         """Return where the worker's Dask `Worker` is, while it is joined."""
@@ -83,7 +86,7 @@ class Roster:
         info = self._infos.get(worker) if worker else None
         if worker and info and not info.state.is_final:
             log.warning("%s left the scheduler", worker)
-            self._lost_at[worker] = time.monotonic()
+            self._lost_at[worker] = self._clock()
             self._router.remove_worker(worker)
             self._on_change()
 

@@ -1,0 +1,134 @@
+"""A cluster in memory: jobs do what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from hpcserve.cluster.protocol import JobState, JobView, WorkerSpec
+from hpcserve.comm.protocol import Announcement
+from hpcserve.config import Config
+from hpcserve.errors import ClusterError
+from hpcserve.head.reconciler import Reconciler
+from hpcserve.head.roster import Roster
+from hpcserve.router.router import Router
+from hpcserve.state import StateDir
+from hpcserve.types import EngineInfo, WorkerId, WorkerInfo, WorkerState
+
+
+@dataclass
+class FakeCluster:
+    """Keeps jobs as a dictionary; nothing happens unless a test does it."""
+
+    kind: Literal["local", "slurm"] = "slurm"
+    specs: dict[str, WorkerSpec] = field(default_factory=dict)
+    views: dict[str, JobView] = field(default_factory=dict)
+    cancelled: list[tuple[str, bool]] = field(default_factory=list)
+    refusal: str = ""
+    stubborn: bool = False  # jobs ignore a cancel without force
+
+    async def check(self, num_workers: int, *, num_nodes: int | None = None) -> None: ...
+
+    def render(self, spec: WorkerSpec) -> str:
+        return f"run {spec.worker}"
+
+    async def launch(self, spec: WorkerSpec) -> str:
+        if self.refusal:
+            raise ClusterError(self.refusal)
+        job_id = str(100 + len(self.specs))
+        self.specs[job_id] = spec
+        self.views[job_id] = JobView(job_id=job_id, state=JobState.PENDING, reason="Resources")
+        return job_id
+
+    def adopt(self, job_id: str) -> None: ...
+
+    async def observe(self) -> dict[str, JobView]:
+        return dict(self.views)
+
+    async def cancel(self, job_ids: Iterable[str], *, force: bool = False) -> None:
+        for job_id in job_ids:
+            self.cancelled.append((job_id, force))
+            if force or not self.stubborn:
+                self.become(job_id, JobState.GONE, reason="CANCELLED")
+
+    async def wait_gone(self, job_ids: Iterable[str], timeout_s: float) -> None:
+        left = [job_id for job_id in job_ids if self.views[job_id].state is not JobState.GONE]
+        if left:
+            raise ClusterError(f"still there: {left}")
+
+    async def close(self) -> None: ...
+
+    def become(self, job_id: str, state: JobState, **changes: object) -> None:
+        self.views[job_id] = replace(self.views[job_id], state=state, **changes)  # type: ignore[arg-type]
+
+    @property
+    def alive(self) -> list[str]:
+        return [job_id for job_id, view in self.views.items() if view.state is not JobState.GONE]
+
+
+class World:
+    """A reconciler with a fake cluster, a fake clock, and agents that say what the test makes them say."""
+
+    def __init__(self, config: Config, state: StateDir) -> None:
+        self.now = 1000.0
+        self.cluster = FakeCluster()
+        self.state = state
+        self.router = Router(config.router, config.engine.block_size)
+        self.changes = 0
+        self.roster = Roster(self.router, self._count, clock=lambda: self.now)
+        self.reconciler = Reconciler(
+            config,
+            self.cluster,
+            self.roster,
+            state,
+            poll_s=1.0,
+            tail=lambda worker: f"log of {worker}",
+            clock=lambda: self.now,
+        )
+
+    async def step(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        await self.reconciler.step()
+
+    def announce(self, job_id: str, state: WorkerState, detail: str = "") -> WorkerId:
+        spec = self.cluster.specs[job_id]
+        engine = EngineInfo(engine="mock", model="m", block_size=32, num_kv_blocks=10, max_model_len=100)
+        info = WorkerInfo(
+            worker=spec.worker,
+            pool=spec.pool,
+            role=spec.role,
+            state=state,
+            address=f"tls://{job_id}",
+            engine=engine,
+            detail=detail,
+        )
+        self.roster.hear(Announcement(worker=spec.worker, info=info), f"dask-{job_id}")
+        return spec.worker
+
+    async def bring_up(self) -> list[str]:
+        await self.step()
+        for job_id in self.cluster.alive:
+            self.cluster.become(job_id, JobState.RUNNING, host="gpu1")
+            self.announce(job_id, WorkerState.READY)
+        await self.step(1)
+        return self.cluster.alive
+
+    def states(self) -> dict[WorkerId, WorkerState]:
+        return {info.worker: info.state for info in self.roster.workers()}
+
+    def _count(self) -> None:
+        self.changes += 1
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    config = Config.model_validate(
+        {"engine": {"kind": "mock"}, "pools": {"mode": "disaggregated", "prefill": 1, "decode": 2}}
+    )
+    state = StateDir(tmp_path / "d")
+    state.create()
+    return World(config, state)
