@@ -1,4 +1,4 @@
-"""Where workers come from: processes of this machine, or Slurm jobs. Launched, watched and ended; nothing is judged here."""
+"""Where workers come from: processes of this machine, or Slurm jobs. Launches, watches and ends; decides nothing."""
 
 from hpcserve.cluster.factory import make_cluster, resolve_kind
 from hpcserve.cluster.protocol import Cluster, JobState, JobView, WorkerSpec
