@@ -1,0 +1,176 @@
+"""The mock engine as an `AsyncEngine`: `MockCore` in real time, divided by `engine.mock.speedup`.
+
+Loads are reported in simulated time: a worker that runs 100 times as fast still measures the rates of the GPU it
+stands for. KV handles are data only (see `transfer`): the blocks behind one are not pinned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+
+from hpcserve.config.models import Config
+from hpcserve.engine.mock.core import MockCore, StepResult
+from hpcserve.engine.mock.pace import Pace
+from hpcserve.engine.mock.scheduler import Limits
+from hpcserve.engine.mock.streams import OutputStream
+from hpcserve.engine.mock.timing import TimingModel
+from hpcserve.engine.mock.tokens import load_table
+from hpcserve.engine.mock.transfer import TRANSPORT, is_good, make_handle
+from hpcserve.engine.protocol import EngineContext
+from hpcserve.errors import EngineError
+from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
+
+_DEFAULT_MAX_MODEL_LEN = 131072
+
+
+class MockEngine:
+    """One simulated engine. It owns one task, from `start` to `stop`."""
+
+    def __init__(self, config: Config, context: EngineContext) -> None:
+        self._config = config
+        self._context = context
+        self._core: MockCore | None = None
+        self._loop: asyncio.Task[None] | None = None
+        self._streams: dict[RequestId, OutputStream] = {}
+        self._ended_in_step: set[RequestId] = set()  # aborted while the step that has their tokens was under way
+        self._work = asyncio.Event()
+
+    async def start(self, on_kv_events: Callable[[list[KvEvent]], None]) -> EngineInfo:
+        """Read the tokenizer, and wait as long as loading a model would take."""
+        mock, block_size = self._config.engine.mock, self._config.engine.block_size
+        table = await asyncio.to_thread(load_table, self._config.model.path)
+        await asyncio.sleep(0.0 if math.isinf(mock.speedup) else mock.load_s / mock.speedup)
+        limits = Limits(
+            num_blocks=mock.num_kv_blocks,
+            block_size=block_size,
+            max_num_seqs=mock.max_num_seqs,
+            max_batched_tokens=mock.max_batched_tokens,
+        )
+        core = MockCore(limits, TimingModel.from_config(mock), table, _max_model_len(self._config))
+        self._core = core
+        self._loop = asyncio.create_task(self._run(core, on_kv_events), name="mock-engine")
+        return EngineInfo(
+            engine="mock",
+            model=self._config.served_name,
+            block_size=block_size,
+            num_kv_blocks=mock.num_kv_blocks,
+            max_model_len=core.max_model_len,
+            kv_transport=TRANSPORT,
+        )
+
+    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """Yield one output a token."""
+        core = self._core
+        if core is None:
+            raise EngineError("the mock engine is not running")
+        problem = core.add(request, can_pull=request.kv is not None and is_good(request.kv, time.time()))
+        if problem is not None:
+            yield problem
+            return
+        stream = self._streams[request.request_id] = OutputStream()
+        self._work.set()
+        try:
+            while True:
+                output = await stream.get()
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            if self._streams.get(request.request_id) is stream:
+                del self._streams[request.request_id]
+                self._end(request.request_id)
+
+    async def abort(self, request_id: RequestId) -> None:
+        """End a request before its next token."""
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            self._end(request_id)
+            stream.put(EngineOutput(request_id=request_id, finish_reason="abort"))
+
+    def load(self) -> LoadReport:
+        """Return the newest measurements."""
+        return LoadReport() if self._core is None else self._core.load()
+
+    async def stop(self) -> None:
+        """End the requests and the task."""
+        for request_id in list(self._streams):
+            await self.abort(request_id)
+        self._core = None
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.wait([self._loop])
+            self._loop = None
+
+    def _end(self, request_id: RequestId) -> None:
+        self._ended_in_step.add(request_id)
+        if self._core is not None:
+            self._core.abort(request_id)
+
+    async def _run(self, core: MockCore, on_kv_events: Callable[[list[KvEvent]], None]) -> None:
+        try:
+            await self._keep_stepping(core, on_kv_events)
+        except Exception as err:  # noqa: BLE001  # the edge: readers must not wait for a dead engine
+            self._core = None
+            for stream in self._streams.values():
+                stream.fail(EngineError(f"the mock engine died: {err!r}"))
+            self._streams.clear()
+
+    async def _keep_stepping(self, core: MockCore, on_kv_events: Callable[[list[KvEvent]], None]) -> None:
+        pace = Pace(self._config.engine.mock.speedup)
+        while True:
+            self._work.clear()
+            wakes_at = core.wakes_at(pace.now)
+            if wakes_at is None:
+                await self._work.wait()
+                pace.catch_up()
+            elif wakes_at > pace.now:
+                await pace.reach_or(wakes_at, self._work)
+            else:
+                self._ended_in_step.clear()
+                step = core.step(pace.now)
+                await pace.reach(pace.now + step.duration_s)
+                self._deliver(step, on_kv_events)
+
+    def _deliver(self, step: StepResult, on_kv_events: Callable[[list[KvEvent]], None]) -> None:
+        if step.events:
+            on_kv_events(step.events)
+        for output in step.outputs:
+            request_id = output.request_id
+            if request_id in self._ended_in_step:
+                continue
+            if output.finish_reason is None:
+                self._streams[request_id].put(output)
+            else:
+                self._streams.pop(request_id).put(self._with_handle(output, step))
+
+    def _with_handle(self, output: EngineOutput, step: StepResult) -> EngineOutput:
+        prefilled = step.prefilled.get(output.request_id)
+        if prefilled is None:
+            return output
+        handle = make_handle(self._context.worker, prefilled.num_tokens, prefilled.names, time.time())
+        return msgspec.structs.replace(output, kv=handle)
+
+
+def _max_model_len(config: Config) -> int:
+    """Return the context in tokens: as configured, or the model's own."""
+    if config.model.max_model_len is not None:
+        return config.model.max_model_len
+    if config.model.path is None:
+        return _DEFAULT_MAX_MODEL_LEN
+    return _read_max_position(config.model.path / "config.json")
+
+
+def _read_max_position(file: Path) -> int:
+    try:
+        return int(json.loads(file.read_text())["max_position_embeddings"])
+    except FileNotFoundError:
+        return _DEFAULT_MAX_MODEL_LEN
+    except (ValueError, TypeError, KeyError) as err:
+        raise EngineError(f"{file} does not say max_position_embeddings: {err!r}; set model.max_model_len") from err

@@ -1,0 +1,46 @@
+"""How long the simulated GPU computes. Pure arithmetic; nobody waits here.
+
+The polynomials are those that NVIDIA Dynamo publishes for its mocker, a fit to measurements of one GPU engine; its
+replay (1.6.1) was seen to follow them to six digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcserve.config.models import MockConfig
+
+
+@dataclass(frozen=True)
+class TimingModel:
+    """Durations in seconds. The coefficients are in milliseconds, highest power first."""
+
+    kv_bytes_per_token: int = 131072
+    kv_bandwidth_bytes_per_s: float = 50e9
+    prefill_ms: tuple[float, float, float] = (4.209989e-07, 1.518344e-02, 16.50142)  # in new tokens
+    decode_ms: tuple[float, float, float] = (-25.74, 54.01, 5.74)  # in the share of KV blocks in use
+    min_decode_ms: float = 1.0
+
+    @classmethod
+    def from_config(cls, config: MockConfig) -> TimingModel:
+        """Return the published polynomials with the configured KV size and bandwidth."""
+        return cls(config.kv_bytes_per_token, config.kv_bandwidth_gb_per_s * 1e9)
+
+    def prefill_s(self, num_tokens: int) -> float:
+        """Return the duration of one pass over `num_tokens` new prompt tokens; no tokens take no time."""
+        if num_tokens == 0:
+            return 0.0
+        return _polynomial(self.prefill_ms, num_tokens) / 1000
+
+    def decode_s(self, kv_usage: float) -> float:
+        """Return the duration of one decode step with `kv_usage` (0 to 1) of the KV blocks in use."""
+        return max(self.min_decode_ms, _polynomial(self.decode_ms, kv_usage)) / 1000
+
+    def transfer_s(self, num_tokens: int) -> float:
+        """Return the duration of moving the KV of `num_tokens` tokens between workers."""
+        return num_tokens * self.kv_bytes_per_token / self.kv_bandwidth_bytes_per_s
+
+
+def _polynomial(coefficients: tuple[float, float, float], x: float) -> float:
+    square, linear, constant = coefficients
+    return (square * x + linear) * x + constant
