@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import logging
 import threading
 from collections.abc import Callable, Generator
@@ -103,6 +104,7 @@ def _start_in_process(arguments: Any, stat_logger: Callable[..., Any], sockets: 
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.executor import Executor
 
+    _inspect_model_here(Path(arguments.model))
     config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
     executor = Executor.get_class(config)
     addresses = {"input_address": f"ipc://{sockets}/in", "output_address": f"ipc://{sockets}/out"}
@@ -123,11 +125,21 @@ def _start_in_process(arguments: Any, stat_logger: Callable[..., Any], sockets: 
     return Vllm(llm, core)
 
 
+def _inspect_model_here(model: Path) -> None:
+    """Spare vLLM a process that imports all of it to look at the model's class: 10 s at a machine's first start."""
+    from vllm.model_executor.models.registry import ModelRegistry, _LazyRegisteredModel, _RegisteredModel
+
+    for name in json.loads((model / "config.json").read_text()).get("architectures") or ():
+        registered = ModelRegistry.models.get(name)
+        if isinstance(registered, _LazyRegisteredModel):
+            ModelRegistry.models[name] = _RegisteredModel.from_model_cls(registered.load_model_cls())
+
+
 class _CoreThread:
     """vLLM's engine core in a thread: one process and 3 s instead of three processes and 20 s. It shares the GIL."""
 
     def __init__(self, config: Any, executor: Any, addresses: dict[str, str]) -> None:
-        self._make_core = lambda: _core_class()(
+        self._make_core: Callable[[], Any] = lambda: _core_class()(
             addresses,
             vllm_config=config,
             local_client=True,
@@ -178,8 +190,9 @@ class _CoreThread:
         finally:
             core, self._core = self._core, None
             core.shutdown()
-            # The NIXL agent hangs on the core by reference cycles, and crashes the interpreter if it outlives it.
-            del core
+            # The core's socket threads stay and hold on to it, but must not hold the model, the KV and the NIXL agent:
+            # an agent that outlives the interpreter crashes it.
+            core.model_executor = core.scheduler = None
             gc.collect()
 
 

@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -22,11 +22,12 @@ import msgspec
 
 from hpcserve.config import Config
 from hpcserve.engine.protocol import EngineContext
-from hpcserve.engine.vllm import environment, translate
+from hpcserve.engine.vllm import environment, plugin, translate
 from hpcserve.engine.vllm.arguments import check_extra_arguments, engine_arguments
 from hpcserve.engine.vllm.core import Prefilled, Vllm, describe_failure, start_vllm, tap_prefills
 from hpcserve.engine.vllm.kv_events import KvEventReader
 from hpcserve.engine.vllm.load import LoadMeter, make_stat_logger
+from hpcserve.engine.vllm.seam import Seam
 from hpcserve.errors import EngineError, HpcserveError
 from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
 
@@ -139,6 +140,7 @@ class VllmEngine:
         in_process = on_cpu if in_process is None else in_process
         arguments = engine_arguments(self._config, self._context, events_endpoint=events_endpoint, on_cpu=on_cpu)
         environment.prepare_environment(self._config, self._context, on_cpu=on_cpu, in_process=in_process)
+        plugin.register()  # before anything loads NIXL
         assert self._sockets is not None
         vllm = start_vllm(
             _build_arguments(arguments, self._config.engine.vllm.args),
@@ -176,7 +178,7 @@ class VllmEngine:
             return "this engine cannot hand over KV: it was not started for disaggregated serving"
         return None
 
-    async def _run(self, request: EngineRequest, state: _Open, vllm: Vllm) -> AsyncIterator[EngineOutput]:
+    async def _run(self, request: EngineRequest, state: _Open, vllm: Vllm) -> AsyncGenerator[EngineOutput]:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         try:
@@ -185,9 +187,10 @@ class VllmEngine:
                 if state.is_aborted:
                     yield EngineOutput(request_id=request.request_id, finish_reason="abort")
                     return
+            seam = Seam(vllm.llm.get_tokenizer(), request)
             async with aclosing(_submit(request, request.request_id, vllm)) as outputs:
                 async for output in outputs:
-                    ours = translate.to_output(request, output, self._context.worker)
+                    ours = seam.mend(translate.to_output(request, output, self._context.worker))
                     self._meter.generated_tokens += len(ours.token_ids)
                     if not state.has_output and ours.token_ids:
                         state.has_output = True
@@ -257,7 +260,7 @@ class _Open:
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
 
-async def _submit(request: EngineRequest, request_id: str, vllm: Vllm) -> AsyncIterator[Any]:
+async def _submit(request: EngineRequest, request_id: str, vllm: Vllm) -> AsyncGenerator[Any]:
     from vllm.inputs.engine import tokens_input
 
     stream = vllm.llm.generate(
@@ -283,9 +286,6 @@ def _build_arguments(arguments: dict[str, Any], extra: dict[str, Any]) -> Any:
     events, transfer = arguments["kv_events_config"], arguments.get("kv_transfer_config")
     built = {"kv_events_config": KVEventsConfig(**events)}
     if transfer is not None:
-        from hpcserve.engine.vllm import plugin
-
-        plugin.register()
         built["kv_transfer_config"] = KVTransferConfig(**transfer)
     return AsyncEngineArgs(**(arguments | built))
 

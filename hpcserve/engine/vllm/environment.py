@@ -48,7 +48,9 @@ def prepare_environment(config: Config, context: EngineContext, *, on_cpu: bool,
     if context.disaggregated:
         os.environ["VLLM_NIXL_SIDE_CHANNEL_HOST"] = context.host
         os.environ["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(_find_free_port(context.host))
-        os.environ[plugin.ENABLE] = "1" if on_cpu else "0"
+        os.environ[plugin.NIXL_ON] = "cpu" if on_cpu else "cuda"
+    else:
+        os.environ.pop(plugin.NIXL_ON, None)
 
 
 def cpu_threads(config: Config) -> int:

