@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from contextlib import suppress
+from io import TextIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,13 +31,32 @@ _STYLES = {
 }
 
 
+class _Stderr(TextIOBase):
+    """Standard error, written to as long as it is there: a terminal that was closed is nothing to fail over."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+
 class _LiveView:
     """A part of the terminal that is drawn again and again; subclasses say what is in it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._status: Status | None = None
         self._live = Live(
-            console=console or Console(stderr=True),
+            console=console or Console(file=_Stderr()),
             get_renderable=self.render,
             refresh_per_second=_REFRESH_PER_S,
             redirect_stdout=False,
@@ -46,10 +68,7 @@ class _LiveView:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            self._live.stop()
-        except OSError:  # the terminal went away
-            return
+        self._live.stop()
 
     def update(self, status: Status) -> None:
         """Show this status from the next redraw on."""
