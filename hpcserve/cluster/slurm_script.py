@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hpcserve.cluster.command import SCHEDULER, agent_options, log_file
 from hpcserve.cluster.protocol import WorkerSpec
@@ -63,16 +64,9 @@ def make_job(config: Config, state_dir: Path, spec: WorkerSpec, agent_module: st
 
 
 def import_dask_jobqueue() -> None:
-    """Import dask-jobqueue, which replaces the SIGINT handler as a side effect, and put the handler back.
-
-    Works on the main thread only, as dask-jobqueue does.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    try:
+    """Import dask-jobqueue without its side effect: it sets a SIGINT handler, for which it needs the main thread."""
+    with mock.patch.object(signal, "signal"):
         import dask_jobqueue  # noqa: F401
-    finally:
-        if signal.getsignal(signal.SIGINT) is not handler:
-            signal.signal(signal.SIGINT, handler)
 
 
 def parse_memory_mb(text: str) -> int:
