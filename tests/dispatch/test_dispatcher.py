@@ -1,0 +1,157 @@
+"""The request path over real channels: what the caller sees when all goes well, and when workers are lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.dispatch.conftest import Cell, request
+
+from hpcserve.errors import EngineError, Unavailable
+from hpcserve.types import EngineOutput, WorkerState
+
+
+def text_of(outputs: list[EngineOutput]) -> str:
+    return "".join(output.text for output in outputs)
+
+
+UNDISTURBED = "".join(f"{position} " for position in range(100, 110))
+
+
+async def released(cell: Cell) -> None:
+    async with asyncio.timeout(5):
+        while cell.router.stats().active_requests:
+            await asyncio.sleep(0.01)
+
+
+async def test_every_delta_reaches_the_caller_and_the_booking_is_released(cell: Cell) -> None:
+    await cell.add("both")
+    outputs: list[EngineOutput] = []
+    await cell.dispatcher.run(request(), outputs.append)
+    assert text_of(outputs) == UNDISTURBED
+    assert [output.finish_reason for output in outputs[-2:]] == [None, "length"]
+    await released(cell)
+
+
+async def test_without_a_worker_a_new_request_is_refused_at_once(cell: Cell) -> None:
+    with pytest.raises(Unavailable, match="READY"):
+        await asyncio.wait_for(cell.dispatcher.run(request(), lambda output: None), 2)
+
+
+async def test_a_prompt_is_prefilled_elsewhere_and_its_handle_goes_to_the_decode_worker(cell: Cell) -> None:
+    prefill, decode = await cell.add("prefill"), await cell.add("decode")
+    outputs: list[EngineOutput] = []
+    await cell.dispatcher.run(request(num_prompt=1000), outputs.append)
+    assert [seen.prefill_only for seen in prefill.seen] == [True]
+    handle = decode.seen[0].kv
+    assert handle is not None
+    assert handle.source == prefill.worker
+    assert len(outputs) == 10
+    await released(cell)
+
+
+async def test_a_short_prompt_stays_on_the_decode_worker(cell: Cell) -> None:
+    prefill, decode = await cell.add("prefill"), await cell.add("decode")
+    await cell.dispatcher.run(request(num_prompt=20), lambda output: None)
+    assert not prefill.seen
+    assert decode.seen[0].kv is None
+
+
+async def test_a_lost_worker_costs_the_client_nothing(cell: Cell) -> None:
+    engines = [await cell.add("both"), await cell.add("both")]
+    for engine in engines:
+        engine.hold_at(105)
+    outputs: list[EngineOutput] = []
+    running = asyncio.create_task(cell.dispatcher.run(request(), outputs.append))
+    await asyncio.wait([asyncio.create_task(engine.reached.wait()) for engine in engines], return_when="FIRST_COMPLETED")
+    first = next(engine for engine in engines if engine.seen)
+    second = next(engine for engine in engines if engine is not first)
+    second.hold_at(105).set()
+    await cell.planes[first.worker].close()
+    await asyncio.wait_for(running, 5)
+    assert text_of(outputs) == UNDISTURBED
+    resumed = second.seen[0]
+    assert resumed.token_ids == list(range(105))
+    assert (resumed.num_resumed, resumed.sampling.max_tokens) == (5, 5)
+    assert [output.cached_tokens for output in outputs if output.cached_tokens is not None] == [7]
+    assert cell.dispatcher.counts.reassigned == 1
+    await released(cell)
+
+
+async def test_a_request_that_lost_its_only_worker_waits_for_the_replacement(cell: Cell) -> None:
+    first = await cell.add("both")
+    first.hold_at(103)
+    outputs: list[EngineOutput] = []
+    running = asyncio.create_task(cell.dispatcher.run(request(), outputs.append))
+    await asyncio.wait_for(first.reached.wait(), 5)
+    cell.roster.end(first.worker, WorkerState.FAILED, "killed")
+    await cell.planes[first.worker].close()
+    await cell.told(first.worker, present=False)
+    assert not running.done()
+    await cell.add("both")
+    await asyncio.wait_for(running, 5)
+    assert text_of(outputs) == UNDISTURBED
+
+
+async def test_a_frozen_worker_is_left_once_the_head_gives_it_up(cell: Cell) -> None:
+    first = await cell.add("both")
+    first.hold_at(103)
+    outputs: list[EngineOutput] = []
+    running = asyncio.create_task(cell.dispatcher.run(request(), outputs.append))
+    await asyncio.wait_for(first.reached.wait(), 5)
+    await cell.add("both")
+    cell.roster.end(first.worker, WorkerState.FAILED, "lost")  # its connection stays open
+    await asyncio.wait_for(running, 5)
+    assert text_of(outputs) == UNDISTURBED
+
+
+async def test_a_lost_prefill_worker_leaves_the_prompt_to_the_decode_worker(cell: Cell) -> None:
+    prefill, decode = await cell.add("prefill"), await cell.add("decode")
+    prefill.hold_at(0)
+    outputs: list[EngineOutput] = []
+    running = asyncio.create_task(cell.dispatcher.run(request(num_prompt=1000), outputs.append))
+    await asyncio.wait_for(prefill.reached.wait(), 5)
+    await cell.planes[prefill.worker].close()
+    await asyncio.wait_for(running, 5)
+    assert decode.seen[0].kv is None
+    assert len(outputs) == 10
+    assert cell.dispatcher.counts.prefills_lost == 1
+
+
+async def test_cancelling_aborts_the_request_in_the_engine(cell: Cell) -> None:
+    engine = await cell.add("both")
+    engine.hold_at(103)
+    running = asyncio.create_task(cell.dispatcher.run(request(), lambda output: None))
+    await asyncio.wait_for(engine.reached.wait(), 5)
+    running.cancel()
+    await asyncio.wait_for(engine.closing.wait(), 1)
+    assert engine.closed == ["r1"]
+    await released(cell)
+
+
+async def test_a_request_that_kills_workers_fails_after_a_bounded_number(cell: Cell) -> None:
+    engines = [await cell.add("both") for _ in range(cell.config.frontend.max_attempts)]
+    for engine in engines:
+        engine.hold_at(100)
+    running = asyncio.create_task(cell.dispatcher.run(request(), lambda output: None))
+    waiting = {asyncio.create_task(engine.reached.wait()): engine for engine in engines}
+    for _ in engines:
+        done, _ = await asyncio.wait(waiting, return_when="FIRST_COMPLETED", timeout=5)
+        engine = waiting.pop(done.pop())
+        await cell.planes[engine.worker].close()
+    with pytest.raises(EngineError, match="lost on 4 workers"):
+        await asyncio.wait_for(running, 5)
+    await released(cell)
+
+
+async def test_an_error_in_the_callers_sink_ends_the_request_everywhere(cell: Cell) -> None:
+    engine = await cell.add("both")
+    engine.hold_at(109)
+
+    def refuse(output: EngineOutput) -> None:
+        raise BrokenPipeError("the client is gone")
+
+    with pytest.raises(BrokenPipeError):
+        await asyncio.wait_for(cell.dispatcher.run(request(), refuse), 5)
+    await asyncio.wait_for(engine.closing.wait(), 1)
+    await released(cell)
