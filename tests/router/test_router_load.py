@@ -87,7 +87,8 @@ def test_load_that_an_earlier_head_placed_counts_through_reports(bench):
     made.add(Role.BOTH, "a", "b")
     made.router.report("a", LoadReport(num_running=3, num_waiting=2, waiting_tokens=900))
     assert [made.assign().decode for _ in range(5)] == ["b"] * 5
-    assert made.router.loads()["a"].unbooked_requests == 5
+    load = made.router.loads()["a"]
+    assert (load.unbooked_requests, load.unbooked_prefill_tokens) == (5, 900)
     made.router.report("a", LoadReport())
     assert made.assign().decode == "a"
 

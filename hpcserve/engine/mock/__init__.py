@@ -2,3 +2,7 @@
 
 `scheduler`, `block_pool` and `timing` know no tokens and no clock, `core` adds tokens and text, `engine` adds asyncio.
 """
+
+from hpcserve.engine.mock.engine import MockEngine
+
+__all__ = ["MockEngine"]

@@ -100,6 +100,15 @@ async def test_real_time_is_simulated_time_over_the_speedup(make):
     assert 0.99 <= elapsed / (simulated / 100) < 2.0
 
 
+async def test_idle_time_is_not_saved_up(make):
+    engine = await make(speedup=10.0)
+    await run(engine, request("before", max_tokens=1))
+    await asyncio.sleep(0.1)
+    started = time.perf_counter()
+    await run(engine, request(prompt=[3] * 3000, max_tokens=10))
+    assert time.perf_counter() - started >= (TimingModel().prefill_s(3000) + 10 * TimingModel().decode_s(0.0)) / 10
+
+
 async def test_aborting_ends_the_iterator_and_frees_the_blocks(make):
     engine = await make(speedup=1.0)
     running = asyncio.create_task(run(engine, request(max_tokens=10_000)))
