@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from io import TextIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,10 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcserve.cli.describe import one_line, worker_state
-from hpcserve.cli.log_files import tail
+from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
 from hpcserve.types import Status, WorkerId, WorkerInfo, WorkerState
 
-_NUM_LOG_LINES = 8
 _REFRESH_PER_S = 4
 _STYLES = {
     WorkerState.PENDING: "dim",
@@ -50,13 +50,13 @@ class _Stderr(TextIOBase):
         return sys.stderr.fileno()
 
 
-class _LiveView:
+class _LiveView(ABC):
     """A part of the terminal that is drawn again and again; subclasses say what is in it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._status: Status | None = None
         self._live = Live(
-            console=console or Console(file=_Stderr()),
+            console=console or Console(file=cast("IO[str]", _Stderr())),
             get_renderable=self.render,
             refresh_per_second=_REFRESH_PER_S,
             redirect_stdout=False,
@@ -78,9 +78,9 @@ class _LiveView:
         """Print a line above."""
         self._live.console.print(text, markup=False, highlight=False)
 
+    @abstractmethod
     def render(self) -> RenderableType:
         """Return what to draw now."""
-        raise NotImplementedError
 
 
 class LiveTable(_LiveView):
@@ -126,7 +126,7 @@ class LiveTable(_LiveView):
         return Text(f"{until - self._first_seen[worker.worker]:.0f} s")
 
     def _failure(self, worker: WorkerInfo) -> RenderableType:
-        lines = tail(self._logs / f"{worker.worker}.log", _NUM_LOG_LINES) or ["(its log is empty)"]
+        lines = tail(self._logs / f"{worker.worker}.log", NUM_TAIL_LINES) or ["(its log is empty)"]
         return Text(f"{worker.worker}, last lines of its log:\n  " + "\n  ".join(lines), style="red")
 
 

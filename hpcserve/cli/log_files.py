@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+NUM_TAIL_LINES = 8
+"""As many lines as an error shows of a log."""
 _CHUNK_BYTES = 64 * 1024
 
 

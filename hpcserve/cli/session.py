@@ -13,8 +13,8 @@ from hpcserve.cli.backend import Backend, changes
 from hpcserve.cli.describe import unfinished, why_hopeless
 from hpcserve.cli.group import INTERRUPTED
 from hpcserve.cli.interrupts import Interrupted, Interrupts
-from hpcserve.cli.log_files import tail
-from hpcserve.cli.views import NUM_LOG_LINES, Screen, View, say
+from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
+from hpcserve.cli.views import Screen, View, say
 from hpcserve.config import Config
 from hpcserve.errors import DeploymentError, HpcserveError, StartError
 from hpcserve.state import StateDir
@@ -141,5 +141,5 @@ class _Started:
         return f"the head of {self.state.name!r} ended: {status.detail or f'see {self.state.logs}/head.log'}"
 
     def _print_end_of_log(self) -> None:
-        for line in tail(self.state.logs / "head.log", NUM_LOG_LINES):
+        for line in tail(self.state.logs / "head.log", NUM_TAIL_LINES):
             say(f"    {line}")

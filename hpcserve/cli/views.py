@@ -14,10 +14,8 @@ from typing import Protocol, Self
 import click
 
 from hpcserve.cli.describe import headline, worker_state
-from hpcserve.cli.log_files import tail
+from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
 from hpcserve.types import Status, WorkerId, WorkerInfo, WorkerState
-
-NUM_LOG_LINES = 8
 
 
 class View(Protocol):
@@ -107,7 +105,7 @@ class LineView:
         where = "".join(f"  {label} {value}" for label, value in (("job", worker.job_id), ("on", worker.host)) if value)
         self.note(f"{worker.worker}{where}  {worker_state(worker)}")
         if worker.state is WorkerState.FAILED:
-            for line in tail(self._logs / f"{worker.worker}.log", NUM_LOG_LINES):
+            for line in tail(self._logs / f"{worker.worker}.log", NUM_TAIL_LINES):
                 say(f"    {line}")
 
 
