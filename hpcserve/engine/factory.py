@@ -9,7 +9,7 @@ from hpcserve.engine.protocol import AsyncEngine, EngineContext
 def make_engine(config: Config, context: EngineContext) -> AsyncEngine:
     """Return an engine that is not started yet."""
     if config.engine.kind == "mock":
-        from hpcserve.engine.mock import MockEngine
+        from hpcserve.engine.mock.engine import MockEngine
 
         return MockEngine(config, context)
     from hpcserve.engine.vllm import VllmEngine

@@ -26,7 +26,7 @@ class RemoteEngine:
     def __init__(self, config: Config, context: EngineContext) -> None:
         self._config, self._context = config, context
         self._process: asyncio.subprocess.Process | None = None
-        self._streams: dict[str, asyncio.Queue[Any]] = {}
+        self._streams: dict[int, asyncio.Queue[Any]] = {}
         self._replies: dict[int, asyncio.Future[Any]] = {}
         self._report = LoadReport()
         self._num_calls = 0
@@ -50,8 +50,10 @@ class RemoteEngine:
         return await self._call("start")
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        queue = self._streams[request.request_id] = asyncio.Queue()
-        _send(self._writer, ("generate", request))
+        self._num_calls += 1
+        key, queue = self._num_calls, asyncio.Queue[Any]()
+        self._streams[key] = queue
+        _send(self._writer, ("generate", key, request))
         output = None
         try:
             while output is None or output.finish_reason is None:
@@ -60,9 +62,9 @@ class RemoteEngine:
                     raise output
                 yield output
         finally:
-            del self._streams[request.request_id]
+            del self._streams[key]
             if output is None or isinstance(output, Exception) or output.finish_reason is None:
-                _send(self._writer, ("close", request.request_id))
+                _send(self._writer, ("close", key))
 
     async def abort(self, request_id: RequestId) -> None:
         await self._call("abort", request_id)
@@ -127,17 +129,17 @@ async def serve(connection: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=connection)
     config, context = await _receive(reader)
     engine = make_engine(config, context)
-    tasks: dict[str, asyncio.Task[None]] = {}
+    tasks: dict[int, asyncio.Task[None]] = {}
     try:
         while True:
             kind, *message = await _receive(reader)
             if kind == "generate":
-                tasks[message[0].request_id] = asyncio.create_task(_generate(engine, message[0], writer))
+                tasks[message[0]] = asyncio.create_task(_generate(engine, message[0], message[1], writer))
             elif kind == "close":
                 if task := tasks.get(message[0]):
                     task.cancel()
             else:
-                tasks[f"call {message[0]}"] = asyncio.create_task(_answer(engine, message, writer))
+                tasks[message[0]] = asyncio.create_task(_answer(engine, message, writer))
     except asyncio.IncompleteReadError:
         pass
     finally:
@@ -147,12 +149,12 @@ async def serve(connection: socket.socket) -> None:
         await engine.stop()
 
 
-async def _generate(engine: Any, request: EngineRequest, writer: asyncio.StreamWriter) -> None:
+async def _generate(engine: Any, key: int, request: EngineRequest, writer: asyncio.StreamWriter) -> None:
     try:
         async for output in engine.generate(request):
-            _send(writer, ("output", request.request_id, output))
+            _send(writer, ("output", key, output))
     except Exception as err:
-        _send(writer, ("output", request.request_id, err))
+        _send(writer, ("output", key, err))
 
 
 async def _answer(engine: Any, message: list[Any], writer: asyncio.StreamWriter) -> None:

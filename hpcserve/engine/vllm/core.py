@@ -223,6 +223,10 @@ def _core_class() -> Any:
             yield EngineZmqAddresses(inputs=[self._client["input_address"]], outputs=[self._client["output_address"]])
             vllm_config.__post_init__()
 
+        def has_work(self) -> bool:
+            # Blocks leased to a peer that never fetches them would hold a stop up for 30 s.
+            return self.is_running() and bool(super().has_work())
+
     return ThreadCore
 
 
