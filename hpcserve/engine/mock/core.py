@@ -104,7 +104,7 @@ class MockCore:
         return LoadReport(
             num_running=self._scheduler.num_running,
             num_waiting=len(sequences) - self._scheduler.num_running,
-            waiting_tokens=sum(max(0, s.num_prompt - s.num_computed) for s in sequences.values()),
+            waiting_tokens=sum(max(0, s.num_prompt - max(s.num_computed, s.pull_tokens)) for s in sequences.values()),
             kv_usage=self._scheduler.pool.usage,
             prefill_tokens_per_s=self._meter.prefill.per_s,
             decode_tokens_per_s=self._meter.decode.per_s,

@@ -127,6 +127,7 @@ def test_aborting_a_pull_frees_its_blocks(virtual):
     request = target.add(200, max_tokens=5, kv=handle)
     target.step()
     assert target.core.load().kv_usage > 0
+    assert target.core.load().waiting_tokens == 0, "pulled, not computed"
     assert target.core.abort(request)
     assert target.core.load().kv_usage == 0
     target.run()
