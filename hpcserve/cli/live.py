@@ -17,7 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from hpcserve.cli.describe import one_line, worker_state
+from hpcserve.cli.describe import headline, one_line, worker_state
 from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
 from hpcserve.types import Status, WorkerId, WorkerInfo, WorkerState
 
@@ -108,10 +108,12 @@ class LiveTable(_LiveView):
             return Spinner("dots", "starting the head")
         below = [Text(f"warning: {warning}", style="yellow") for warning in status.warnings]
         failed = [worker for worker in status.workers if worker.state is WorkerState.FAILED]
-        return Group(self._table(status), *below, *(self._failure(worker) for worker in failed))
+        rows = [self._table(status)] if status.workers else []
+        above = Text(headline(status), style="bold")
+        return Group(above, *rows, *below, *(self._failure(worker) for worker in failed))
 
     def _table(self, status: Status) -> Table:
-        table = Table(title=one_line(status), title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for heading in ("pool", "worker", "job", "state", "host"):
             table.add_column(heading, overflow="fold")
         table.add_column("time", justify="right")
@@ -131,7 +133,21 @@ class LiveTable(_LiveView):
 
 
 class LiveLine(_LiveView):
-    """One line while the deployment serves."""
+    """One line while the deployment serves, and above it what became of workers that failed."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._told: set[str] = set()
+        super().__init__(console)
+
+    def update(self, status: Status) -> None:
+        """Show this status from the next redraw on."""
+        failed = (worker for worker in status.workers if worker.state is WorkerState.FAILED)
+        news = [f"{worker.worker} {worker_state(worker)}" for worker in failed]
+        for line in [*news, *(f"warning: {warning}" for warning in status.warnings)]:
+            if line not in self._told:
+                self._told.add(line)
+                self.note(line)
+        super().update(status)
 
     def render(self) -> RenderableType:
         """Return the line."""

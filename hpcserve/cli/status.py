@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,9 @@ from hpcserve.errors import DeploymentError
 if TYPE_CHECKING:
     from hpcserve.state import StateDir
     from hpcserve.types import Status
+
+
+_PIPED_WIDTH = 200  # columns; nothing is to be cut off where there is no window to fit
 
 
 @click.command("status")
@@ -41,11 +45,9 @@ def command(ctx: click.Context, name: str | None, as_json: bool, watch: bool) ->
 
         found = [as_dict(state, status) for state, status in zip(states, statuses, strict=True)]
         click.echo(json.dumps(found if name is None else found[0]))
-    elif len(statuses) > 1:
-        _print_list(statuses)
     elif statuses:
-        _print_one(statuses[0])
-    elif name is None:
+        _print_pages(statuses)
+    else:
         find(None)  # there are none: raises, saying so
     if len(statuses) == 1 and not _runs(statuses[0]):
         ctx.exit(DeploymentError.exit_code)
@@ -69,20 +71,13 @@ async def _watch(serve: Backend, state: StateDir, *, as_json: bool) -> None:
                 view.update(status)
 
 
-def _print_one(status: Status) -> None:
+def _print_pages(statuses: list[Status]) -> None:
     from rich.console import Console
 
-    from hpcserve.cli.status_page import status_page
+    from hpcserve.cli.status_page import status_list, status_page
 
-    Console(soft_wrap=True).print(status_page(status))
-
-
-def _print_list(statuses: list[Status]) -> None:
-    from rich.console import Console
-
-    from hpcserve.cli.status_page import status_list
-
-    Console(soft_wrap=True).print(status_list(statuses))
+    page = status_page(statuses[0]) if len(statuses) == 1 else status_list(statuses)
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(page)
 
 
 def _runs(status: Status) -> bool:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hpcserve.cli.banner import tunnel
 from hpcserve.cli.describe import one_line, why_hopeless
-from hpcserve.cli.live import LiveTable
+from hpcserve.cli.live import LiveLine, LiveTable
 from hpcserve.cli.status_page import status_list
 from hpcserve.types import Phase, Status, WorkerState
 
@@ -44,6 +44,18 @@ def test_the_table_ends_with_the_log_of_a_worker_that_failed(tmp_path: Path) -> 
     assert "failed (exit code 1)" in text
     assert "[19] line" in text
     assert "[11] line" not in text
+
+
+def test_while_it_serves_failures_and_warnings_are_told_once() -> None:
+    console = Console(file=StringIO(), width=110)
+    view = LiveLine(console)
+    lost = make_status(Phase.SERVING, make_worker("both-0-a1", WorkerState.FAILED, "node died"))
+    for status in (lost, lost):
+        view.update(status)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == ["both-0-a1 failed (node died)", "warning: RDMA is not there: sockets are used"]
+    console.print(view.render())
+    assert "0 of 1 workers READY" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_one_line_counts_workers_and_requests() -> None:
