@@ -46,7 +46,7 @@ def devcluster() -> Iterator[DevCluster]:
         return
     directory = Path(tempfile.mkdtemp(prefix="devcluster-"))
     try:
-        boot = _devcluster("up", directory, f"--port={_free_ports(9)}")
+        boot = _devcluster("up", directory, f"--port={free_ports(9)}")
         if boot.returncode == 4:
             pytest.skip(boot.stderr.strip())
         assert boot.returncode == 0, boot.stderr
@@ -84,7 +84,7 @@ def _devcluster(command: str, directory: Path, *options: str) -> subprocess.Comp
     )
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """Return the first of `count` ports in a row that nobody listens on."""
     for _ in range(100):
         first = random.randrange(20000, 30000)

@@ -24,6 +24,7 @@ from hpcserve.types import Role, WorkerId
 _SUBMIT_TIMEOUT_S = 60.0
 _CLOSE_TIMEOUT_S = 60.0  # Slurm's own grace between SIGTERM and SIGKILL is 30 s as it comes
 _MIN_POLL_S, _MAX_POLL_S = 0.1, 2.0
+_BETWEEN_SIGNALS_S = 0.5  # signals do not queue: two SIGTERMs at once may count as one, and the agent would drain
 _YOUNG_S = 10.0  # a job that started less than this ago may have no process yet that a signal could reach
 
 
@@ -90,6 +91,8 @@ class SlurmCluster:
         if unasked:
             await slurm_commands.cancel_jobs(unasked, "--batch", "--signal=TERM")
             self._was_asked.update(unasked)
+            if force:
+                await asyncio.sleep(_BETWEEN_SIGNALS_S)
         ended = alive if force else [job for job in alive if job not in drainable]
         if ended:
             await slurm_commands.cancel_jobs(ended)
