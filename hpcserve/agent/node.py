@@ -81,7 +81,7 @@ class NodeAgent:
             pool=spec.pool,
             role=spec.role,
             state=WorkerState.STARTING,
-            host=socket.gethostname(),
+            host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),  # the name that Slurm's commands take
             pid=os.getpid(),
             job_id=os.environ.get("SLURM_JOB_ID"),
         )

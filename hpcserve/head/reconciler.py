@@ -111,11 +111,9 @@ class Reconciler:
         info = self._roster.get(job.worker)
         if info is None or view is None:
             return
-        if view.state is JobState.GONE:
-            self._vacate(slot, job, info, info.detail or view.reason or "its job ended")
-        elif info.state.is_final:
-            self._ending[job.job_id] = (job, self._clock() + _END_S)
-            self._vacate(slot, job, info, info.detail)
+        if view.state is JobState.GONE or info.state.is_final or info.state is WorkerState.DRAINING:
+            self._ending[job.job_id] = (job, self._clock() + self._config.cluster.drain_timeout_s + _END_S)
+            self._vacate(slot, job, info, info.detail or view.reason)
         elif self._roster.lost_for_s(job.worker) > _LOST_S:
             self._give_up(slot, job, info, "lost: the agent does not answer")
         elif view.state is JobState.PENDING:
@@ -137,14 +135,13 @@ class Reconciler:
                 self._give_up(slot, job, info, f"not READY {waited:.0f} s after its job started")
 
     def _give_up(self, slot: _Slot, job: JobRecord, info: WorkerInfo, reason: str) -> None:
+        self._roster.end(job.worker, WorkerState.FAILED, reason)
         self._ending[job.job_id] = (job, 0.0)
         self._vacate(slot, job, info, reason)
 
     def _vacate(self, slot: _Slot, job: JobRecord, info: WorkerInfo, reason: str) -> None:
-        """The slot's worker is over: record why, and when to try again."""
+        """The slot's worker takes nothing new: note when the next may be launched."""
         was_stopped = info.state in (WorkerState.STOPPED, WorkerState.DRAINING)
-        if not info.state.is_final:
-            self._roster.end(job.worker, WorkerState.STOPPED if was_stopped else WorkerState.FAILED, reason)
         ready_since, slot.job, slot.ready_since = slot.ready_since, None, None
         if was_stopped or (ready_since is not None and self._clock() - ready_since > _STEADY_S):
             slot.num_failures = 0
@@ -166,13 +163,23 @@ class Reconciler:
     async def _finish_ending(self, views: dict[str, JobView]) -> None:
         """See to it that jobs whose worker is over end as well."""
         now = self._clock()
-        for job_id, (_, force_at) in list(self._ending.items()):
+        for job_id, (job, force_at) in list(self._ending.items()):
             view = views.get(job_id)
             if view is None or view.state is JobState.GONE:
-                del self._ending[job_id]
-                self._record()
+                # Slurm calls a job gone while its agent still drains; the agent's word counts as long as it is heard.
+                if self._roster.dask_address(job.worker) is None or now >= force_at:
+                    self._bury(job, view)
             elif now >= force_at:
                 await self._cluster.cancel([job_id], force=True)
+
+    def _bury(self, job: JobRecord, view: JobView | None) -> None:
+        info = self._roster.get(job.worker)
+        if info is not None and info.state is WorkerState.DRAINING:
+            self._roster.end(job.worker, WorkerState.STOPPED, "")
+        else:
+            self._roster.end(job.worker, WorkerState.FAILED, (view and view.reason) or "its job ended")
+        del self._ending[job.job_id]
+        self._record()
 
     async def _launch(self, slot: _Slot) -> None:
         worker = WorkerId(f"{slot.pool}-{slot.index}-{secrets.token_hex(2)}")
@@ -182,6 +189,7 @@ class Reconciler:
         try:
             job_id = await self._cluster.launch(spec)
         except ClusterError as err:
+            self._roster.end(worker, WorkerState.FAILED, err.message)
             info = self._roster.get(worker)
             assert info is not None
             job = JobRecord(worker=worker, pool=slot.pool, role=role, job_id="", cluster=self._cluster.kind)

@@ -13,7 +13,7 @@ import msgspec
 
 from hpcserve.comm.protocol import Announcement
 from hpcserve.router.router import Router
-from hpcserve.types import LoadReport, WorkerId, WorkerInfo, WorkerState
+from hpcserve.types import KvEventBatch, LoadReport, WorkerId, WorkerInfo, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Roster:
         self._loads: dict[WorkerId, LoadReport] = {}
         self._addresses: dict[str, WorkerId] = {}  # Dask worker address -> worker
         self._lost_at: dict[WorkerId, float] = {}
+        self._awaiting_snapshot: set[WorkerId] = set()
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return all workers, ended ones first, then in the order they were launched."""
@@ -60,7 +61,7 @@ class Roster:
         self._put(info)
 
     def hear(self, announcement: Announcement, dask_address: str) -> bool:
-        """Apply what an agent says; True if its cache events have a gap, which a snapshot must repair."""
+        """Apply what an agent says; True if its cache events have a gap, for which a snapshot was not yet asked."""
         worker = announcement.worker
         if announcement.info is not None:
             self._addresses[dask_address] = worker
@@ -72,7 +73,7 @@ class Roster:
             self._loads[worker] = announcement.load
             self._router.report(worker, announcement.load)
             self._on_change()
-        return announcement.kv is not None and not self._router.apply(announcement.kv)
+        return announcement.kv is not None and self._has_new_gap(announcement.kv)
 
     def update_job(self, worker: WorkerId, **changes: object) -> None:
         """Apply what Slurm says: `job_id`, `host`, `ends_at`, `state`, `detail`."""
@@ -87,6 +88,7 @@ class Roster:
         if worker and info and not info.state.is_final:
             log.warning("%s left the scheduler", worker)
             self._lost_at[worker] = self._clock()
+            self._awaiting_snapshot.discard(worker)
             self._router.remove_worker(worker)
             self._on_change()
 
@@ -95,6 +97,14 @@ class Roster:
         info = self._infos.get(worker)
         if info is not None and not info.state.is_final:
             self._put(msgspec.structs.replace(info, state=state, detail=detail))
+
+    def _has_new_gap(self, batch: KvEventBatch) -> bool:
+        if self._router.apply(batch):
+            self._awaiting_snapshot.discard(batch.worker)
+            return False
+        is_new = batch.worker not in self._awaiting_snapshot
+        self._awaiting_snapshot.add(batch.worker)
+        return is_new
 
     def _put(self, info: WorkerInfo) -> None:
         if self._is_over(info.worker):
@@ -105,6 +115,7 @@ class Roster:
             self._router.remove_worker(info.worker)
             self._loads.pop(info.worker, None)
             self._lost_at.pop(info.worker, None)
+            self._awaiting_snapshot.discard(info.worker)
             self._forget_oldest()
         elif info.worker not in self._lost_at:
             self._router.update_worker(info)

@@ -124,7 +124,7 @@ class _Peer:
             self._service.on_frontend(None)
 
     def _assign(self, route: RouteRequest) -> Assignment:
-        assignment = self._service.router.assign(route, time.monotonic())
+        assignment = self._service.router.assign(route, time.time())
         self._held.add(route.request_id)
         return assignment
 

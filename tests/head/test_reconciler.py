@@ -28,6 +28,7 @@ async def test_a_job_that_ends_while_serving_is_replaced_by_a_worker_of_another_
     first, *_ = await world.bring_up()
     lost = world.cluster.specs[first]
     world.cluster.become(first, JobState.GONE, reason="NODE_FAIL")
+    world.roster.lose(f"dask-{first}")
     await world.step(60)
     replacements = [spec for spec in world.cluster.specs.values() if spec.pool == lost.pool]
     assert len(world.cluster.alive) == 3
@@ -44,6 +45,21 @@ async def test_a_cancelled_worker_that_drained_is_replaced_at_once(world: World)
     await world.step()
     assert len(world.cluster.alive) == 3
     assert world.states()[worker] is WorkerState.STOPPED
+
+
+async def test_a_draining_worker_is_replaced_while_it_still_finishes_its_requests(world: World) -> None:
+    first, *_ = await world.bring_up()
+    worker = world.announce(first, WorkerState.DRAINING)
+    world.cluster.become(first, JobState.GONE, reason="CANCELLED")  # Slurm says so before the agent is done
+    await world.step()
+    await world.step(5)
+    assert len(world.cluster.specs) == 4
+    assert world.states()[worker] is WorkerState.DRAINING, "frontends keep its streams"
+    assert first in {record.job_id for record in world.state.read_jobs()}
+    world.roster.lose(f"dask-{first}")
+    await world.step()
+    assert world.states()[worker] is WorkerState.STOPPED
+    assert first not in {record.job_id for record in world.state.read_jobs()}
 
 
 async def test_an_agent_that_is_silent_is_given_up_and_its_job_ended(world: World) -> None:
@@ -133,6 +149,7 @@ async def test_stopping_ends_every_job_and_forces_what_does_not_end(world: World
 async def test_late_words_of_an_ended_worker_do_not_revive_it(world: World) -> None:
     first, *_ = await world.bring_up()
     world.cluster.become(first, JobState.GONE, reason="NODE_FAIL")
+    world.roster.lose(f"dask-{first}")
     await world.step()
     worker = world.announce(first, WorkerState.READY)
     assert world.states()[worker] is WorkerState.FAILED
