@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -72,8 +74,10 @@ def _announce(state: StateDir, status: Status, key_file: Path | None, *, as_json
 
     try:
         click.echo(json.dumps(as_dict(state, status)) if as_json else banner(status, key_file))
-    except BrokenPipeError:  # whoever read it has gone; the deployment serves all the same
-        return
+    except BrokenPipeError:
+        # whoever read it has gone, and the deployment serves all the same; the interpreter must not fail at its last
+        # flush either (docs.python.org/3/library/signal.html#note-on-sigpipe)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _key_file(state: StateDir, status: Status) -> Path | None:

@@ -88,7 +88,8 @@ def test_standard_output_is_json_alone(home: Path) -> None:
     assert json.loads(output)["phase"] == "serving"
 
 
-def test_a_reader_that_went_away_is_no_error(home: Path) -> None:
+def test_a_reader_that_went_away_is_no_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # it would hide what is left to flush at the end
     with attached("quick-stop", *UP, "--detach") as child:
         assert child.stdout is not None
         child.stdout.close()
