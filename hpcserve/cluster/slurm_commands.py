@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -31,19 +32,22 @@ async def run_slurm(*command: str, stdin: str = "", timeout_s: float = _TIMEOUT_
 
     Raises `ClusterError` if it is not there, says no, or does not answer within `timeout_s`.
     """
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=_environment(),
-        )
-    except FileNotFoundError as err:
-        raise no_slurm(command[0]) from err
+    with tempfile.TemporaryFile() as given:  # no pipe: a command that ends without reading it would break one
+        given.write(stdin.encode())
+        given.seek(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=given,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=_environment(),
+            )
+        except FileNotFoundError as err:
+            raise no_slurm(command[0]) from err
     try:
         async with asyncio.timeout(timeout_s):
-            out, problem = await process.communicate(stdin.encode())
+            out, problem = await process.communicate()
     except TimeoutError as err:
         raise ClusterError(f"Slurm does not answer: {command[0]} took longer than {timeout_s:g} s") from err
     finally:

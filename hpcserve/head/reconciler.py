@@ -70,7 +70,12 @@ class Reconciler:
     async def run(self) -> None:
         """Reconcile until cancelled. Raises `StartError` when a pool that never worked cannot be brought up."""
         while True:
-            await self.step()
+            try:
+                await self.step()
+            except StartError:
+                raise
+            except Exception:  # a fault here must not end the engines; the next round looks at the world anew
+                log.exception("reconciling failed")
             await asyncio.sleep(self._poll_s)
 
     async def step(self) -> None:
