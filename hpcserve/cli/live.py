@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
-from io import TextIOBase
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self, cast
@@ -19,6 +16,7 @@ from rich.text import Text
 
 from hpcserve.cli.describe import headline, one_line, worker_state
 from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
+from hpcserve.cli.streams import LastingStderr
 from hpcserve.types import Status, WorkerId, WorkerInfo, WorkerState
 
 _REFRESH_PER_S = 4
@@ -31,32 +29,13 @@ _STYLES = {
 }
 
 
-class _Stderr(TextIOBase):
-    """Standard error, written to as long as it is there: a terminal that was closed is nothing to fail over."""
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        return sys.stderr.isatty()
-
-    def fileno(self) -> int:
-        return sys.stderr.fileno()
-
-
 class _LiveView(ABC):
     """A part of the terminal that is drawn again and again; subclasses say what is in it."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._status: Status | None = None
         self._live = Live(
-            console=console or Console(file=cast("IO[str]", _Stderr())),
+            console=console or Console(file=cast("IO[str]", LastingStderr())),
             get_renderable=self.render,
             refresh_per_second=_REFRESH_PER_S,
             redirect_stdout=False,

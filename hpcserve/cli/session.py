@@ -14,7 +14,8 @@ from hpcserve.cli.describe import unfinished, why_hopeless
 from hpcserve.cli.group import INTERRUPTED
 from hpcserve.cli.interrupts import Interrupted, Interrupts
 from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
-from hpcserve.cli.views import Screen, View, say
+from hpcserve.cli.streams import say
+from hpcserve.cli.views import Screen, View
 from hpcserve.config import Config
 from hpcserve.errors import DeploymentError, HpcserveError, StartError
 from hpcserve.state import StateDir

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 
 from hpcserve.cli.backend import Backend, backend
 from hpcserve.cli.options import config_options, load_config
+from hpcserve.cli.streams import give_up, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,15 +74,12 @@ def _announce(state: StateDir, status: Status, key_file: Path | None, *, as_json
 
     try:
         click.echo(json.dumps(as_dict(state, status)) if as_json else banner(status, key_file))
-    except BrokenPipeError:
-        # whoever read it has gone, and the deployment serves all the same; the interpreter must not fail at its last
-        # flush either (docs.python.org/3/library/signal.html#note-on-sigpipe)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the deployment serves all the same
+        give_up(sys.stdout)
 
 
 def _key_file(state: StateDir, status: Status) -> Path | None:
     """Return the file with the key that clients need, or None where they need none; warn where they should."""
-    from hpcserve.cli.views import say
     from hpcserve.config.models import SecurityConfig
     from hpcserve.frontend.auth import auth_required
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-import click
-
 from hpcserve.cli.describe import headline, worker_state
 from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
+from hpcserve.cli.streams import say
 from hpcserve.types import Status, WorkerId, WorkerInfo, WorkerState
 
 
@@ -56,14 +55,6 @@ class Screen:
         from hpcserve.cli.live import LiveLine
 
         return LiveLine()
-
-
-def say(text: str) -> None:
-    """Print to standard error; a terminal that went away is nothing to fail over."""
-    try:
-        click.echo(text, err=True)
-    except OSError:
-        return
 
 
 class LineView:

@@ -114,7 +114,8 @@ def test_on_a_terminal_there_is_a_live_table(home: Path) -> None:
     assert b"\x1b[" in shown
 
 
-def test_a_terminal_that_goes_away_stops_it(home: Path) -> None:
+def test_a_terminal_that_goes_away_stops_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     ours, theirs = pty.openpty()
     with attached("quick-stop", *UP, stderr=theirs) as child:
         os.close(theirs)
