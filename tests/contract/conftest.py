@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from tests.contract.engine_subjects import Subject, make_config, make_context, make_subject_engine, start_subject
+from tests.contract.models import tiny_model  # noqa: F401
 
 VLLM = pytest.param("vllm", marks=[pytest.mark.real, pytest.mark.vllm])
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model to load; made in a child, since PyTorch's imports warn."""
-    directory = tmp_path_factory.mktemp("model") / "tiny"
-    code = "import pathlib, sys; from hpcserve.engine import tiny_model; tiny_model.make_tiny_model(pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(directory)], check=True, timeout=120)
-    return directory
 
 
 @pytest.fixture(scope="module", params=["mock", VLLM])

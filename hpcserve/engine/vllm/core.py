@@ -6,6 +6,7 @@ process of its own, as vLLM starts it, and what a request pulled is not known; b
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import json
@@ -40,6 +41,13 @@ class Vllm:
     llm: Any  # vllm.v1.engine.async_llm.AsyncLLM
     core: _CoreThread | None = None
     warnings: list[str] = field(default_factory=list)
+
+    async def stop_reading(self) -> None:
+        """End the client's task on this loop; it would take the closing of its sockets for the death of the core."""
+        task = getattr(self.llm, "output_handler", None)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     def shutdown(self) -> None:
         """Stop the core and free its memory and its NIXL agent. Blocks; safe to call twice."""

@@ -128,6 +128,7 @@ class VllmEngine:
             self._reader = None
         if self._vllm is not None:
             vllm, self._vllm = self._vllm, None
+            await vllm.stop_reading()
             await asyncio.get_running_loop().run_in_executor(self._thread, vllm.shutdown)
         if self._sockets is not None:
             shutil.rmtree(self._sockets, ignore_errors=True)

@@ -1,0 +1,103 @@
+"""Time to the first token of a 1,000-token prompt, disaggregated against aggregated, and seconds to start an engine.
+
+    python -m tests.benchmarks.disaggregated_ttft [MODEL_DIRECTORY]
+
+Real vLLM engines on this machine's CPUs, one thread each, NIXL between them. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hpcserve.engine.tiny_model import make_tiny_model
+from hpcserve.types import EngineOutput, EngineRequest, KvHandle, RequestId, Sampling
+from tests.contract.engine_subjects import make_config, make_context, make_subject_engine
+
+PROMPT_TOKENS = 1000
+NUM_PROMPTS = 12
+_random = random.Random(3)
+
+
+async def main(model: Path) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = make_config("vllm", model)
+        prefill, decode = (make_subject_engine(config, make_context(name, Path(scratch))) for name in ("a", "b"))
+        try:
+            alone_s = await _start(prefill)
+            second_s = await _start(decode)
+            aggregated, disaggregated = [], []
+            for number in range(NUM_PROMPTS):  # in turns, so that a busy machine slows both
+                aggregated.append(await _measure_aggregated(decode, f"a{number}"))
+                disaggregated.append(await _measure_disaggregated(prefill, decode, f"d{number}"))
+        finally:
+            await asyncio.gather(prefill.stop(), decode.stop())
+    middle = [statistics.median(times[2:]) for times in (aggregated, disaggregated)]  # the first two shake hands
+    print(
+        json.dumps(
+            {
+                "prompt_tokens": PROMPT_TOKENS,
+                "ready_s": [round(alone_s, 1), round(second_s, 1)],
+                "ttft_aggregated_s": round(middle[0], 4),
+                "ttft_disaggregated_s": round(middle[1], 4),
+                "ratio": round(middle[1] / middle[0], 2),
+            }
+        )
+    )
+
+
+async def _start(engine: object) -> float:
+    """Return seconds from the process's start to READY: a real one-token generation."""
+    began = time.perf_counter()
+    await engine.start(lambda events: None)
+    await _first(engine, _request("ready", [300, 301, 302]))
+    return time.perf_counter() - began
+
+
+async def _measure_aggregated(engine: object, name: str) -> float:
+    began = time.perf_counter()
+    await _first(engine, _request(name, _prompt()))
+    return time.perf_counter() - began
+
+
+async def _measure_disaggregated(prefill: object, decode: object, name: str) -> float:
+    prompt = _prompt()
+    began = time.perf_counter()
+    handle = (await _first(prefill, _request(name, prompt, prefill_only=True))).kv
+    first = await _first(decode, _request(name, prompt, kv=handle))
+    elapsed_s = time.perf_counter() - began
+    assert first.pulled_tokens >= PROMPT_TOKENS - 1, "the KV did not come over the wire"
+    return elapsed_s
+
+
+async def _first(engine: object, request: EngineRequest) -> EngineOutput:
+    """Return the first output; the request has one token, so it is the last one too."""
+    outputs = [output async for output in engine.generate(request)]
+    return outputs[0]
+
+
+def _prompt() -> list[int]:
+    return [_random.randrange(300, 2000) for _ in range(PROMPT_TOKENS)]
+
+
+def _request(name: str, prompt: list[int], *, prefill_only: bool = False, kv: KvHandle | None = None) -> EngineRequest:
+    sampling = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
+    return EngineRequest(
+        request_id=RequestId(name), token_ids=prompt, sampling=sampling, prefill_only=prefill_only, kv=kv
+    )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        asyncio.run(main(Path(sys.argv[1])))
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            make_tiny_model(Path(directory) / "tiny")
+            asyncio.run(main(Path(directory) / "tiny"))
