@@ -44,6 +44,8 @@ def decode_object(body: bytes) -> dict[str, Any]:
 
 async def _read(request: web.Request) -> bytes:
     try:
+        if request.content.is_eof():  # it came with the headers: nothing to wait for
+            return await request.read()
         async with asyncio.timeout(_READ_TIMEOUT_S):
             return await request.read()
     except TimeoutError as err:

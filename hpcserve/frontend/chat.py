@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from typing import Any
 
 import msgspec
@@ -39,7 +39,7 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
 async def _job(frontend: Frontend, body: ChatBody) -> Job:
     context = admit(frontend, body.model)
     token_ids = await frontend.tokenizer.encode_chat(
-        [message.model_dump(exclude_none=True) for message in body.messages],
+        [message.for_template() for message in body.messages],
         add_generation_prompt=body.add_generation_prompt,
         extra=body.chat_template_kwargs,
     )
@@ -47,7 +47,7 @@ async def _job(frontend: Frontend, body: ChatBody) -> Job:
     max_tokens = output_room(len(token_ids), body.max_completion_tokens or body.max_tokens, context)
     logprobs = body.top_logprobs if body.logprobs else None
     sampling = sampling_of(body, frontend.tokenizer, max_tokens=max_tokens, logprobs=logprobs)
-    request_id = f"chatcmpl-{uuid.uuid4().hex}"
+    request_id = f"chatcmpl-{secrets.token_hex(16)}"
     return Job(
         request_id=request_id,
         created=int(time.time()),

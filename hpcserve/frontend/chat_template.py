@@ -28,6 +28,8 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         try:
             self._template = _environment().from_string(source)
+            # A plain dict: jinja2's ChainMap is slow to copy, which happens at every rendering.
+            self._template.globals = dict(self._template.globals)
         except jinja2.TemplateSyntaxError as err:
             raise ConfigError(f"the chat template does not compile: line {err.lineno}: {err.message}") from err
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,7 +48,7 @@ async def _job(frontend: Frontend, body: CompletionBody) -> Job:
     if len(prompts) * body.n > _MAX_SEQUENCES:
         message = f"{len(prompts)} prompts with n = {body.n} are over {_MAX_SEQUENCES} sequences; send fewer at once"
         raise BadRequest(message, param="prompt")
-    request_id = f"cmpl-{uuid.uuid4().hex}"
+    request_id = f"cmpl-{secrets.token_hex(16)}"
     requests: list[EngineRequest] = []
     for prompt in prompts:
         token_ids = await frontend.tokenizer.encode_text(prompt) if isinstance(prompt, str) else prompt

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 import time
-import uuid
 from typing import Any
 
 import msgspec
@@ -29,10 +29,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     record = request[RECORD] = RequestRecord(_request_id(request))
     try:
         response = await _answer(request, handler)
-    except (asyncio.CancelledError, ConnectionError):
-        request.app[FRONTEND].metrics.disconnects += 1
-        _account(request, record, _CLIENT_CLOSED_REQUEST)
+    except asyncio.CancelledError:
+        _account_disconnect(request, record)
         raise
+    except ConnectionError:
+        _account_disconnect(request, record)
+        # Raised further it would be logged as a failure of ours; this goes to nobody.
+        return web.Response(status=_CLIENT_CLOSED_REQUEST)
     if not response.prepared:
         response.headers["x-request-id"] = record.request_id
     _account(request, record, response.status)
@@ -88,7 +91,12 @@ def _translate(request: web.Request, error: web.HTTPException) -> web.Response:
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def _account_disconnect(request: web.Request, record: RequestRecord) -> None:
+    request.app[FRONTEND].metrics.disconnects += 1
+    _account(request, record, _CLIENT_CLOSED_REQUEST)
 
 
 def _account(request: web.Request, record: RequestRecord, status: int) -> None:

@@ -98,11 +98,11 @@ class GenerationBody(Body):
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
-    stop: Annotated[list[NonEmptyText], BeforeValidator(_one_or_more)] = []
+    stop: Annotated[list[NonEmptyText], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     seed: int | None = Field(None, ge=-_INT64_MAX, le=_INT64_MAX - MAX_CHOICES)  # every choice adds its index
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = {}
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] = Field(default_factory=dict)
     stream: bool = False
     stream_options: Annotated[StreamOptions | None, BeforeValidator(drop_nulls)] = None
     user: str | None = None
@@ -113,7 +113,7 @@ class GenerationBody(Body):
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
-    stop_token_ids: list[Annotated[int, Field(ge=0, le=_INT32_MAX)]] = []
+    stop_token_ids: list[Annotated[int, Field(ge=0, le=_INT32_MAX)]] = Field(default_factory=list)
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     priority: int = Field(0, ge=-_INT32_MAX, le=_INT32_MAX)
@@ -124,6 +124,11 @@ class _Message(Body):
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_supported_role)]
     content: Annotated[str, BeforeValidator(_join_parts)]
     name: str | None = None
+
+    def for_template(self) -> dict[str, str]:
+        """Return what a chat template sees."""
+        named = {"name": self.name} if self.name is not None else {}
+        return {"role": self.role, "content": self.content, **named}
 
 
 Message = Annotated[_Message, BeforeValidator(drop_nulls)]
@@ -137,7 +142,7 @@ class ChatBody(GenerationBody):
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
     add_generation_prompt: bool = True
-    chat_template_kwargs: dict[str, Any] = {}
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
 class CompletionBody(GenerationBody):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MAX_UNREAD_BYTES = 1 << 20
 _FLUSH_TIMEOUT_S = 60.0
+_SMALL_BYTES = 16384
 _HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 _encode = msgspec.json.Encoder().encode
@@ -29,10 +31,11 @@ class SseStream:
         self, request: web.Request, preamble: bytes, headers: Mapping[str, str], on_drop: Callable[[], None]
     ) -> None:
         """`preamble` precedes the first event; `on_drop` is called when the client is dropped."""
-        self.response = web.StreamResponse(headers={**_HEADERS, **headers})
+        self.response = _LateHeaders(headers={**_HEADERS, **headers})
         self._request = request
         self._on_drop = on_drop
         self._pending = [preamble]
+        self._held = b""
         self._opening: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None  # once the headers are sent
         self._is_chunked = request.version >= HttpVersion11
@@ -62,33 +65,50 @@ class SseStream:
             return
         transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._is_chunked else event)
         if transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
-            self._drop(transport)
+            self._drop()
+
+    def hold(self, event: bytes) -> None:
+        """Keep an event back until `finish`, which is about to come: the two then share one write."""
+        self._held = event
 
     async def finish(self, events: bytes) -> None:
-        """Send the last events and end the response. Raises `ConnectionError` when the client is gone."""
-        self.send(events)
-        if self._opening is not None:
-            await self._opening
+        """Send what was held and the last events, and end the response. Raises `ConnectionError` if the client left."""
+        events = self._held + events
+        if self._opening is None:  # nothing was sent yet: everything goes out in one write
+            events = self._pending.pop() + events
+            await self.response.prepare(self._request)
+            self._transport = self._request.transport
         try:
-            async with asyncio.timeout(_FLUSH_TIMEOUT_S):
-                await self.response.write_eof()
+            async with asyncio.timeout(_FLUSH_TIMEOUT_S) if self._may_block(events) else nullcontext():
+                if self._opening is not None:
+                    await self._opening
+                await self.response.write_eof(events)
         except TimeoutError:
-            if self._transport is not None:
-                self._drop(self._transport)
+            self._drop()
             raise ConnectionResetError("the client does not read") from None
 
     async def _open(self) -> None:
-        # No await in here waits for anything: aiohttp only queues the bytes.
         try:
             await self.response.prepare(self._request)
+            # From here on events may go out directly; the first ones do so together with the headers.
+            self._transport = self._request.transport
+            await self.response.write(b"".join(self._pending))
         except ConnectionError:
-            return  # the handler's cancellation is on its way
-        self._transport = self._request.transport
-        events, self._pending = b"".join(self._pending), []
-        if self._transport is not None:
-            self.send(events)
+            return  # the client left: the handler's cancellation is on its way
 
-    def _drop(self, transport: asyncio.Transport) -> None:
+    def _may_block(self, events: bytes) -> bool:
+        # Timers cost more than the write; without unread bytes so few fit into the socket's buffer.
+        transport = self._transport
+        return transport is None or transport.get_write_buffer_size() > 0 or len(events) > _SMALL_BYTES
+
+    def _drop(self) -> None:
         log.warning("dropped a client that left over %d bytes unread", MAX_UNREAD_BYTES)
         self._on_drop()
-        transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _LateHeaders(web.StreamResponse):
+    """Sends its headers with the first bytes of the body, as aiohttp's own `Response` does."""
+
+    _send_headers_immediately = False

@@ -42,7 +42,8 @@ async def stream_job(request: web.Request, job: Job, chunks: ChunkFormat) -> web
     """Run `job` and stream it. What fails before the first delta is raised; what fails later is the last event."""
     frontend, record = request.app[FRONTEND], request[RECORD]
     stream = SseStream(request, chunks.preamble(), {"x-request-id": record.request_id}, _count_drops(request))
-    generation = Generation(frontend, record, job, lambda index: _delivery(stream, chunks, index))
+    is_single = len(job.requests) == 1
+    generation = Generation(frontend, record, job, lambda index: _delivery(stream, chunks, index, is_single))
     try:
         await generation.run()
     except Exception as err:
@@ -62,12 +63,14 @@ def event(value: dict[str, object]) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _delivery(stream: SseStream, chunks: ChunkFormat, index: int) -> OnOutput:
+def _delivery(stream: SseStream, chunks: ChunkFormat, index: int, is_single: bool) -> OnOutput:
     head, tail = chunks.text_chunk(index)
 
     def deliver(output: EngineOutput) -> None:
         if output.finish_reason is None and not output.logprobs:
             stream.send_text(head, output.text, tail)
+        elif output.finish_reason is not None and is_single:
+            stream.hold(chunks.chunk(index, output))
         else:
             stream.send(chunks.chunk(index, output))
 

@@ -184,8 +184,8 @@ async def test_a_body_that_is_not_declared_as_json_is_refused(server):
 async def test_a_large_body_is_refused_before_it_is_read(make_server):
     server = await make_server(max_body_mb=1)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000000\r\n\r\n"
-    writer.write(head)  # and not one byte of the body
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    writer.write(head + b"Content-Length: 100000000\r\n\r\n")  # and not one byte of the body
     async with asyncio.timeout(5):
         answer = await reader.readuntil(b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 413 ")

@@ -11,6 +11,7 @@ import uvloop
 from fake_backend import FakeBackend, flood, hang_after, speak
 
 from hpcserve.frontend import sse
+from hpcserve.types import EngineOutput
 
 
 async def _send(port: int, body: dict) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -133,3 +134,24 @@ async def test_closing_the_site_aborts_what_outlives_the_drain_timeout(make_serv
         await site.close()
     assert len(backend.aborted) == 1
     await _close(writer)
+
+
+async def test_a_client_that_is_gone_when_its_stream_ends_is_no_error(make_server, caplog):
+    go_on = asyncio.Event()
+
+    async def script(request, on_output):
+        on_output(EngineOutput(request_id=request.request_id, token_ids=(1,), text="one"))
+        await go_on.wait()
+        for text in ("x" * 30_000_000, "two"):  # more than the kernel and we would hold
+            on_output(EngineOutput(request_id=request.request_id, token_ids=(1,), text=text))
+        on_output(EngineOutput(request_id=request.request_id, token_ids=(1,), finish_reason="stop"))
+
+    server = await make_server(FakeBackend(script))
+    reader, writer = await _send(server.port, {"stream": True})
+    await reader.readuntil(b'"one"')
+    go_on.set()
+    await server.backend.until(lambda: server.metrics.disconnects == 1)
+    await _close(writer)
+    assert server.metrics.slow_clients == 1
+    assert server.backend.aborted == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

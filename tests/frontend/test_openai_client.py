@@ -134,11 +134,10 @@ async def test_errors_become_the_clients_exceptions(connect):
 async def test_an_error_in_the_middle_of_a_stream_is_raised(connect):
     client, _ = await connect(fail_after(["one"], EngineError("the engine died")))
     stream = await client.chat.completions.create(model="mock", messages=MESSAGES, stream=True)
-    texts = []
+    chunks = aiter(stream)
+    assert [(await anext(chunks)).choices[0].delta.content for _ in range(2)] == ["", "one"]
     with pytest.raises(openai.APIError, match="the engine died"):
-        async for chunk in stream:
-            texts.append(chunk.choices[0].delta.content)  # noqa: PERF401 (it raises)
-    assert texts == ["", "one"]
+        await anext(chunks)
 
 
 async def test_closing_a_stream_early_aborts_the_request(connect):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 
 import pytest
@@ -88,8 +89,6 @@ async def test_metrics_show_the_workers_and_their_load_of_now(server):
 async def test_requests_that_wait_and_run_are_gauges(make_server):
     server = await make_server(FakeBackend(hang_after([])))
     pending = server.http.post(server.url + "/v1/completions", json={"model": "mock", "prompt": "x"})
-    import asyncio
-
     task = asyncio.ensure_future(pending)
     await server.backend.until(lambda: server.backend.running == 1)
     text = await _scrape(server)

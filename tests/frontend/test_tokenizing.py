@@ -162,6 +162,12 @@ CONVERSATIONS = [
     [*USER, {"role": "assistant", "content": "</s> é 日本 🎉"}, {"role": "user", "content": "x" * 6000}],
 ]
 
+MAKE_MODEL = """
+import pathlib, sys
+from hpcserve.engine.tiny_model import make_tiny_model
+make_tiny_model(pathlib.Path(sys.argv[1]))
+"""
+
 REFERENCE = """
 import json, sys, transformers
 tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
