@@ -39,11 +39,11 @@ def refuse_without_room(partition: Partition, slurm: SlurmConfig, num_workers: i
 def _room(node: Node, slurm: SlurmConfig) -> int:
     """Return how many workers an empty node holds."""
     limits = [node.cpus // slurm.cores]
-    if slurm.gpus and slurm.gpu_request != "none":
-        limits.append(_gpus(node, slurm.gpu_type) // slurm.gpus)
+    if slurm.requested_gpus:
+        limits.append(_gpus(node, slurm.gpu_type) // slurm.requested_gpus)
     if slurm.memory:
         limits.append(node.memory_mb // max(1, parse_memory_mb(slurm.memory)))
-    if any("--exclusive" in directive for directive in slurm.extra_directives):
+    if slurm.exclusive or any("--exclusive" in directive for directive in slurm.extra_directives):
         limits.append(1)
     return min(limits)
 
@@ -54,8 +54,10 @@ def _gpus(node: Node, kind: str | None) -> int:
 
 def _demand(slurm: SlurmConfig) -> str:
     parts = [f"{slurm.cores} cores"]
-    if slurm.gpus and slurm.gpu_request != "none":
-        parts.append(f"{slurm.gpus} GPUs" + (f" of type {slurm.gpu_type}" if slurm.gpu_type else ""))
+    if slurm.exclusive:
+        parts.append("a node of its own")
+    if slurm.requested_gpus:
+        parts.append(f"{slurm.requested_gpus} GPUs" + (f" of type {slurm.gpu_type}" if slurm.gpu_type else ""))
     if slurm.memory:
         parts.append(slurm.memory)
     return " and ".join(parts) if len(parts) < 3 else ", ".join(parts)

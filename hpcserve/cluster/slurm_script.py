@@ -79,9 +79,9 @@ def parse_memory_mb(text: str) -> int:
 
 def gpu_directive(slurm: SlurmConfig) -> str | None:
     """Return how GPUs are asked for, or None where they are not."""
-    if slurm.gpu_request == "none" or not slurm.gpus:
+    if not slurm.requested_gpus:
         return None
-    amount = f"{slurm.gpu_type}:{slurm.gpus}" if slurm.gpu_type else str(slurm.gpus)
+    amount = f"{slurm.gpu_type}:{slurm.requested_gpus}" if slurm.gpu_type else str(slurm.requested_gpus)
     return f"--gres=gpu:{amount}" if slurm.gpu_request == "gres" else f"--{slurm.gpu_request}={amount}"
 
 
@@ -91,6 +91,7 @@ def _directives(slurm: SlurmConfig, log: Path) -> list[str]:
         f'--output="{_as_pattern(log)}"',
         "--no-requeue",  # what ended is replaced by the reconciler, under a name of its own
         f"--signal=B:TERM@{_WARNING_S}",
+        "--exclusive" if slurm.exclusive else None,  # comes with all GPUs and cores of the node
         gpu_directive(slurm),
         f"--qos={slurm.qos}" if slurm.qos else None,
         f'--constraint="{slurm.constraint}"' if slurm.constraint else None,

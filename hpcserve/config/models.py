@@ -81,7 +81,10 @@ class SlurmConfig(Section):
         pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B?$",
         description="a number and its unit, such as 64GB; default: what the partition gives",
     )
-    gpus: Annotated[int, Field(ge=0)] = Field(1, description="GPUs of one worker")
+    exclusive: bool = Field(False, description="a whole node, with all its GPUs, for every worker; --nodes sets it")
+    gpus: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="GPUs of one worker; default: 1, or without asking all of the node's if exclusive"
+    )
     gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task", "none"] = "gres"
     gpu_type: str | None = Field(None, description="such as a100, where the site tells types apart")
     extra_directives: list[str] = Field(default_factory=list, description="lines put after #SBATCH")
@@ -89,6 +92,13 @@ class SlurmConfig(Section):
     modules: list[str] = Field(default_factory=list, description="loaded before the worker starts")
     prologue: list[str] = Field(default_factory=list, description="shell lines run before the worker")
     python: str | None = Field(None, description="interpreter on the compute nodes; default: this one")
+
+    @property
+    def requested_gpus(self) -> int:
+        """GPUs to ask for by number; 0 where none are, or where they come with the whole node."""
+        if self.gpu_request == "none":
+            return 0
+        return self.gpus if self.gpus is not None else int(not self.exclusive)
 
 
 class ClusterConfig(Section):

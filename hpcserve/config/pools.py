@@ -37,6 +37,8 @@ def pool_settings(flags: PoolFlags, below: PoolsConfig) -> list[Setting]:
     mode = _mode(flags, below)
     origin = "--mode" if flags.mode else _origin(flags)
     settings = [Setting(("pools", "mode"), mode, origin)] if mode != below.mode or flags.mode else []
+    if flags.nodes is not None:
+        settings.append(Setting(("cluster", "slurm", "exclusive"), True, "--nodes"))
     if mode == "aggregated":
         return settings + ([Setting(("pools", "workers"), flags.nodes, _origin(flags))] if flags.nodes else [])
     if flags.nodes is not None:

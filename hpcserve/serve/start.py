@@ -27,7 +27,9 @@ def start(config: Config) -> StateDir:
     _refuse_running(state)
     _check_model(config)
     _check_port(config)
-    asyncio.run(_cluster(config, state).check(sum(config.pools.sizes.values())))
+    num_workers = sum(config.pools.sizes.values())
+    num_nodes = num_workers if config.cluster.slurm.exclusive else None
+    asyncio.run(_cluster(config, state).check(num_workers, num_nodes=num_nodes))
     _prepare(state, config)
     _spawn_head(state)
     return state
