@@ -22,9 +22,10 @@ if __name__ == "__main__":
         sys.exit(int(sys.argv[sys.argv.index("--exit") + 1]))
     signal.signal(signal.SIGTERM, on_term)
     if "--child" in sys.argv and os.fork() == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: print("child was told", flush=True))
         print(f"child {os.getpid()}", flush=True)
-        signal.pause()
+        while True:
+            signal.pause()
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "FROM_PROLOGUE")
     print(
         "started",

@@ -35,30 +35,20 @@ async def test_another_head_finds_and_ends_the_worker(local_cluster: LocalCluste
     assert (view.state, view.reason) == (JobState.GONE, "ENDED")
 
 
-async def test_a_recycled_pid_is_not_taken_for_the_worker_and_left_alone(tmp_path: Path) -> None:
+async def test_a_recycled_pid_is_not_taken_for_the_worker_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: signalled.append(pid))
+    monkeypatch.setattr(os, "killpg", lambda pid, _: signalled.append(pid))
     cluster = LocalCluster(make_config(), tmp_path)
-    with LocalClusterOfOne(tmp_path) as stranger:
-        impostor = f"{stranger}:1"
-        cluster.adopt(impostor)
-        assert (await cluster.observe())[impostor].state is JobState.GONE
-        await cluster.cancel([impostor], force=True)
-        await cluster.close()
-        assert _is_alive(stranger)
-
-
-class LocalClusterOfOne:
-    """A process that is nobody's worker."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.pid = 0
-
-    def __enter__(self) -> int:
-        self.pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ, setsid=True)
-        return self.pid
-
-    def __exit__(self, *_: object) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+    impostor = f"{os.getpid()}:1"
+    cluster.adopt(impostor)
+    assert (await cluster.observe())[impostor].state is JobState.GONE
+    await cluster.cancel([impostor])
+    await cluster.cancel([impostor], force=True)
+    await cluster.close()
+    assert signalled == []
 
 
 async def test_what_a_dead_agent_left_running_is_ended(local_cluster: LocalCluster, logs: Logs) -> None:

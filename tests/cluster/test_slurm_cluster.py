@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,11 @@ async def test_a_drain_leaves_the_agents_children_alone(tmp_path: Path, logs: Lo
         child = int(next(line for line in log.splitlines() if line.startswith("child")).split()[1])
         await cluster.cancel([job_id])
         await logs.until_says(spec, "draining")
-        assert Path(f"/proc/{child}").exists()
-        os.kill(child, 9)
+        await cluster.observe()
+        assert "child was told" not in logs.read(spec)
+        os.kill(child, signal.SIGTERM)
+        await logs.until_says(spec, "child was told")
+        os.kill(child, signal.SIGKILL)
     finally:
         await cluster.close()
 
