@@ -13,7 +13,12 @@ _MAKE = "import sys, pathlib, hpcserve.engine.tiny_model as t; t.make_tiny_model
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama; made in a child, since PyTorch's imports warn."""
+    """A small Llama."""
     directory = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([sys.executable, "-c", _MAKE, str(directory)], check=True, timeout=120)
+    make_in_child(directory)
     return directory
+
+
+def make_in_child(directory: Path) -> None:
+    """Make the model in a process of its own: PyTorch's imports warn, and warnings are errors here."""
+    subprocess.run([sys.executable, "-c", _MAKE, str(directory)], check=True, timeout=120)

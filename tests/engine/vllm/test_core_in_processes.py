@@ -1,0 +1,68 @@
+"""vLLM as it comes, with its core in processes of its own: the way of the GPUs, on CPUs here."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from hpcserve.kv.hashing import hash_blocks
+from hpcserve.types import EngineRequest, RequestId, Sampling
+from tests.contract.engine_subjects import (
+    Subject,
+    make_config,
+    make_context,
+    make_subject_engine,
+    start_subject,
+    tokens,
+)
+
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(240)]
+
+PROMPT = list(range(300, 800))
+GREEDY = Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)
+
+
+async def test_it_pulls_kv_tells_its_blocks_and_leaves_no_process(tiny_model: Path, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        subjects = []
+        for name, in_process in (("prefill-0-1", True), ("decode-0-1", False)):
+            config = make_config("vllm", tiny_model, vllm={"in_process": in_process})
+            engine = make_subject_engine(config, make_context(name, tmp_path))
+            stack.push_async_callback(engine.stop)
+            subjects.append(await start_subject(engine))
+        prefill, decode = subjects
+        handle = (await prefill.run(_request("p", prefill_only=True)))[-1].kv
+        outputs = await decode.run(_request("d", kv=handle))
+        assert outputs[0].pulled_tokens >= len(PROMPT) - 1
+        assert tokens(outputs) == tokens(await prefill.run(_request("a")))
+        await decode.cache.wait_for(hash_blocks(PROMPT, 32))
+        children = _children(decode.engine.pid)
+        assert children
+        began = asyncio.Event()
+        reading = asyncio.create_task(_read_to_the_end(decode, began))
+        await began.wait()
+    assert await reading == "abort"
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert list(tmp_path.iterdir()) == []
+
+
+async def _read_to_the_end(subject: Subject, began: asyncio.Event) -> str | None:
+    endless = Sampling(max_tokens=3000, temperature=0.0, ignore_eos=True)
+    async for output in subject.engine.generate(
+        EngineRequest(request_id=RequestId("e"), token_ids=PROMPT, sampling=endless)
+    ):
+        began.set()
+    return output.finish_reason
+
+
+def _request(name: str, **extra: object) -> EngineRequest:
+    return EngineRequest(request_id=RequestId(name), token_ids=PROMPT, sampling=GREEDY, **extra)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the descendants of a process."""
+    direct = [int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()]
+    return direct + [found for child in direct for found in _children(child)]
