@@ -7,14 +7,17 @@ import shlex
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import Result
 from fake_serve import LOADING, PENDING, SERVING, FakeServe, make_status, make_worker
 
+from hpcserve.cli import session
 from hpcserve.errors import ClusterError, ConfigError, DeploymentError, HpcserveError
 from hpcserve.types import Phase, WorkerState
 
 UP = ("up", "--engine", "mock", "--cluster", "local")
+READY = make_worker("both-0-a1", WorkerState.READY, host="gpu1")
 
 
 def interrupt() -> None:
@@ -77,10 +80,25 @@ def test_the_curl_line_reads_the_key_from_its_file(run, home: Path) -> None:
     assert (home / "state/default/api-key").read_text().strip() not in result.output
 
 
+def test_an_endpoint_that_answers_is_held_back_for_workers_that_are_coming_up(run) -> None:
+    some = msgspec.structs.replace(make_status(Phase.SERVING, READY), wanted={"both": 2})
+    both = msgspec.structs.replace(some, workers=(READY, make_worker("both-1-b2", WorkerState.READY)))
+    result = run(*UP, "--detach", "--json", serve=FakeServe([[some, both, None]]))
+    assert len(json.loads(result.stdout)["workers"]) == 2
+
+
+def test_an_endpoint_that_answers_is_not_held_back_for_ever(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "SETTLE_S", 0.01)
+    some = msgspec.structs.replace(make_status(Phase.SERVING, READY), wanted={"both": 2})
+    result = run(*UP, "--detach", "--json", serve=FakeServe([[some, None]]))
+    assert result.exit_code == 0
+    assert len(json.loads(result.stdout)["workers"]) == 1
+
+
 def test_an_endpoint_open_to_others_is_warned_about(run) -> None:
     result = run(*UP, "--detach", "--host", "0.0.0.0", "--no-auth", serve=FakeServe([[SERVING]]))
     assert "warning: no key is asked for: whoever reaches http://127.0.0.1:8123/v1 can use it" in result.stderr
-    on_slurm = FakeServe([[make_status(Phase.SERVING, cluster="slurm")]])
+    on_slurm = FakeServe([[make_status(Phase.SERVING, *SERVING.workers, cluster="slurm")]])
     assert "warning: no key is asked for" in run(*UP, "--detach", "--no-auth", serve=on_slurm).stderr
 
 
@@ -97,6 +115,13 @@ def test_interrupted_while_serving_it_stops_in_good_order(run) -> None:
     fake = FakeServe([[SERVING], [SERVING, interrupt, None]])
     result = run(*UP, serve=fake)
     assert result.exit_code == 0
+    assert fake.calls[-2:] == ["stop force=False", "stopped"]
+
+
+def test_one_interrupt_forces_nothing_however_long_the_stop_takes(run) -> None:
+    slowly = [lambda: None] * 20
+    fake = FakeServe([[SERVING], [SERVING, interrupt, None]], stops=[slowly])
+    assert run(*UP, serve=fake).exit_code == 0
     assert fake.calls[-2:] == ["stop force=False", "stopped"]
 
 

@@ -97,6 +97,8 @@ def test_on_and_off_are_words_not_truth_values(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("engine: {kind: mock}\nsecurity:\n  auth: off\n")
     assert load(file=file, environ={}).config.security.auth == "off"
+    args = load(assignments=[MOCK, "engine.vllm.args.mode=off"], environ={}).config.engine.vllm.args
+    assert args == {"mode": "off"}
 
 
 def test_open_sections_take_any_key_and_merge(tmp_path: Path) -> None:
