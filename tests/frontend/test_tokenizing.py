@@ -182,10 +182,7 @@ print(json.dumps([ids, [tokenizer(chat[0]["content"])["input_ids"] for chat in c
 async def test_ids_equal_those_of_transformers(tmp_path):
     """In a subprocess: what is compared with must not be imported here."""
     directory = tmp_path / "tiny"
-    make = (
-        "import sys, pathlib; from hpcserve.engine.tiny_model import make_tiny_model as m; m(pathlib.Path(sys.argv[1]))"
-    )
-    subprocess.run([sys.executable, "-c", make, str(directory)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", MAKE_MODEL, str(directory)], check=True, timeout=120)
     command = [sys.executable, "-c", REFERENCE, str(directory), json.dumps(CONVERSATIONS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     chats, texts = json.loads(done.stdout)
