@@ -59,6 +59,15 @@ def test_origins_name_the_flags() -> None:
     assert (origins["pools.prefill"], origins["pools.decode"]) == ("--prefill", "--nodes")
 
 
+def test_nodes_are_whole_nodes() -> None:
+    loaded = load(assignments=["engine.kind=mock"], pools=PoolFlags(nodes=2), environ={})
+    assert loaded.config.cluster.slurm.exclusive
+    assert loaded.origins["cluster.slurm.exclusive"] == "--nodes"
+    assert not load(
+        assignments=["engine.kind=mock"], pools=PoolFlags(decode=2), environ={}
+    ).config.cluster.slurm.exclusive
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
