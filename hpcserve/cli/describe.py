@@ -16,6 +16,11 @@ def num_ready(status: Status) -> int:
     return sum(worker.state is WorkerState.READY for worker in status.workers)
 
 
+def is_complete(status: Status) -> bool:
+    """Return whether every wanted worker takes requests."""
+    return num_ready(status) >= sum(status.wanted.values())
+
+
 def one_line(status: Status) -> str:
     """Return the deployment in one line: phase, workers, requests."""
     running = sum(load.num_running for load in status.load.values())

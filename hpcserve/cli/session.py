@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hpcserve.cli.backend import Backend, changes
-from hpcserve.cli.describe import unfinished, why_hopeless
+from hpcserve.cli.describe import is_complete, unfinished, why_hopeless
 from hpcserve.cli.group import INTERRUPTED
 from hpcserve.cli.interrupts import Interrupted, Interrupts
 from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
@@ -22,6 +22,7 @@ from hpcserve.state import StateDir
 from hpcserve.types import Phase, Status
 
 DEFAULT_TIMEOUT_S = 600.0
+SETTLE_S = 20.0  # how long an endpoint that answers is held back for the workers that are still coming up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +69,18 @@ class _Started:
 
     async def _come_up(self, view: View) -> Status:
         status: Status | None = None
+        settle_at: float | None = None
         timeout_s = DEFAULT_TIMEOUT_S if self.session.timeout_s is None else self.session.timeout_s
         try:
             async with asyncio.timeout(timeout_s) as limit, changes(self.session.serve.watch(self.state)) as statuses:
                 async for status in statuses:
                     view.update(status)
                     if status.phase is Phase.SERVING:
-                        return status
+                        if is_complete(status):
+                            return status
+                        settle_at = settle_at or asyncio.get_running_loop().time() + SETTLE_S
+                        limit.reschedule(settle_at)
+                        continue
                     if reason := why_hopeless(status):
                         raise StartError(reason)
                     if self.session.timeout_s is None and self.session.attached and status.cluster == "slurm":
@@ -83,6 +89,8 @@ class _Started:
             self._print_end_of_log()
             raise StartError(err.message) from err
         except TimeoutError as err:
+            if status is not None and status.phase is Phase.SERVING:
+                return status
             so_far = unfinished(status) if status else "the head did not answer"
             raise StartError(f"not serving after {timeout_s:g} s: {so_far}") from err
         raise StartError(await self._last_words())

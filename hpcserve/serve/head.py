@@ -22,7 +22,7 @@ from hpcserve.comm.address import LOOPBACK, announce_host
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import security
 from hpcserve.config.models import Config
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import ConfigError, HpcserveError
 from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.reconciler import Reconciler
 from hpcserve.head.roster import Roster
@@ -55,6 +55,8 @@ class HeadProcess:
         self._state = state
         self._started_at = time.time()
         self._phase = Phase.STARTING
+        self._host = announce_host(config)
+        self._own_warnings = _address_warnings(config, self._host)
         self._detail = ""
         self._stopping = asyncio.Event()
         self._is_forced = asyncio.Event()
@@ -86,9 +88,8 @@ class HeadProcess:
         async with AsyncExitStack() as stack:
             stack.callback(self._state.clear_head)
             scheduler = await stack.enter_async_context(self._make_scheduler())
-            host = announce_host(self._config)
             stack.push_async_callback(self._service.close)
-            address = await self._service.start(host)
+            address = await self._service.start(self._host)
             scheduler.add_plugin(self._plugin)
             await self._plugin.start(scheduler)
             self._dashboard = _dashboard_url(scheduler) if self._config.dashboard.enabled else None
@@ -189,7 +190,7 @@ class HeadProcess:
         dask.config.set(DASK_CONFIG)
         return Scheduler(
             protocol="tls",
-            host=announce_host(self._config),
+            host=self._host,
             port=0,
             security=security(self._state.tls_cert, self._state.tls_key),
             dashboard=self._config.dashboard.enabled,
@@ -217,7 +218,21 @@ class HeadProcess:
             if info.engine is not None and not info.state.is_final
             for warning in info.engine.warnings
         ]
-        return tuple(found)
+        return (*self._own_warnings, *found)
+
+
+def _address_warnings(config: Config, host: str) -> tuple[str, ...]:
+    """A head on loopback is of no use to other nodes. Raises `ConfigError` under `strict`."""
+    if config.cluster.kind != "slurm" or config.cluster.interface or not host.startswith("127."):
+        return ()
+    message = (
+        f"this host's name stands for {host}, which compute nodes cannot reach; "
+        "set cluster.interface to a network that they share, such as ib0 (lo if all nodes are this machine)"
+    )
+    if config.strict:
+        raise ConfigError(message)
+    log.warning("%s", message)
+    return (message,)
 
 
 def _dashboard_url(scheduler: Any) -> str:

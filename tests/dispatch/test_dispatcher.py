@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.dispatch.conftest import Cell, request
 
 from hpcserve.errors import EngineError, Unavailable
 from hpcserve.types import EngineOutput, WorkerState
+from tests.dispatch.conftest import Cell, request
 
 
 def text_of(outputs: list[EngineOutput]) -> str:
@@ -63,7 +63,9 @@ async def test_a_lost_worker_costs_the_client_nothing(cell: Cell) -> None:
         engine.hold_at(105)
     outputs: list[EngineOutput] = []
     running = asyncio.create_task(cell.dispatcher.run(request(), outputs.append))
-    await asyncio.wait([asyncio.create_task(engine.reached.wait()) for engine in engines], return_when="FIRST_COMPLETED")
+    await asyncio.wait(
+        [asyncio.create_task(engine.reached.wait()) for engine in engines], return_when="FIRST_COMPLETED"
+    )
     first = next(engine for engine in engines if engine.seen)
     second = next(engine for engine in engines if engine is not first)
     second.hold_at(105).set()

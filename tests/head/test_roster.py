@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from tests.head.conftest import World
-
 from hpcserve.comm.protocol import Announcement
 from hpcserve.types import BlockHash, BlocksCleared, BlocksStored, KvEventBatch, RequestId, RouteRequest, WorkerId
+from tests.head.conftest import World
 
 
 def batch(worker: WorkerId, seq: int, *hashes: int, snapshot: bool = False) -> Announcement:
