@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from hpcserve.types import LoadReport, Status
 
-_GAUGES = (
+_GAUGES: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = (
     ("num_requests_running", "Sequences that the engine computes.", lambda load: load.num_running),
     ("num_requests_waiting", "Sequences that wait in the engine.", lambda load: load.num_waiting),
     ("waiting_prompt_tokens", "Prompt tokens not computed yet.", lambda load: load.waiting_tokens),
@@ -17,7 +17,7 @@ _GAUGES = (
     ("prefill_tokens_per_second", "Measured while prefilling.", lambda load: load.prefill_tokens_per_s),
     ("decode_tokens_per_second", "Measured while decoding.", lambda load: load.decode_tokens_per_s),
 )
-_COUNTERS = (
+_COUNTERS: tuple[tuple[str, str, Callable[[LoadReport], int]], ...] = (
     ("prompt_tokens", "Prompt tokens that the engine took.", lambda load: load.prompt_tokens_total),
     ("generation_tokens", "Tokens that the engine generated.", lambda load: load.generated_tokens_total),
     ("prefix_cache_hits", "Prompt tokens found in its cache.", lambda load: load.cached_tokens_total),

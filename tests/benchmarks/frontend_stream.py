@@ -74,11 +74,12 @@ class PumpingBackend:
 
 async def serve() -> None:
     """Print the port, then on every line of standard input the counters so far."""
-    from hpcserve.config.models import Config
+    from hpcserve.config.models import Config, FrontendConfig
     from hpcserve.frontend import Tokenizer, make_app, start_site
 
     backend = PumpingBackend()
-    app = make_app(Config(), backend, [KEY], Tokenizer.load(Config().model))
+    config = Config(frontend=FrontendConfig(drain_timeout_s=0))
+    app = make_app(config, backend, [KEY], Tokenizer.load(config.model))
     site = await start_site(app, "127.0.0.1", 0)
     pump = asyncio.create_task(backend.pump())
     print(site.port, flush=True)
@@ -89,6 +90,7 @@ async def serve() -> None:
     await stop.wait()
     loop.remove_reader(sys.stdin)
     pump.cancel()
+    await site.close()
 
 
 def _report(backend: PumpingBackend) -> None:
