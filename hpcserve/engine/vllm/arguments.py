@@ -57,6 +57,19 @@ def engine_arguments(config: Config, context: EngineContext, *, events_endpoint:
     return arguments | config.engine.vllm.args
 
 
+def build_engine_args(arguments: dict[str, Any], extra: dict[str, Any]) -> Any:
+    """Return `AsyncEngineArgs` of what `engine_arguments` gave; `extra` is `engine.vllm.args`. Imports vLLM."""
+    from vllm.config import KVEventsConfig, KVTransferConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    check_extra_arguments(extra, AsyncEngineArgs)
+    events, transfer = arguments["kv_events_config"], arguments.get("kv_transfer_config")
+    built = {"kv_events_config": KVEventsConfig(**events)}
+    if transfer is not None:
+        built["kv_transfer_config"] = KVTransferConfig(**transfer)
+    return AsyncEngineArgs(**(arguments | built))
+
+
 def check_extra_arguments(args: Iterable[str], engine_args: type[Any]) -> None:
     """Raise `ConfigError` for a key of `engine.vllm.args` that vLLM does not know, or that hpcserve sets itself."""
     valid = {field.name for field in dataclasses.fields(engine_args)}

@@ -23,7 +23,7 @@ import msgspec
 from hpcserve.config import Config
 from hpcserve.engine.protocol import EngineContext
 from hpcserve.engine.vllm import environment, plugin, translate
-from hpcserve.engine.vllm.arguments import check_extra_arguments, engine_arguments
+from hpcserve.engine.vllm.arguments import build_engine_args, engine_arguments
 from hpcserve.engine.vllm.core import Prefilled, Vllm, describe_failure, start_vllm, tap_prefills
 from hpcserve.engine.vllm.kv_events import KvEventReader
 from hpcserve.engine.vllm.load import LoadMeter, make_stat_logger
@@ -144,7 +144,7 @@ class VllmEngine:
         plugin.register()  # before anything loads NIXL
         assert self._sockets is not None
         vllm = start_vllm(
-            _build_arguments(arguments, self._config.engine.vllm.args),
+            build_engine_args(arguments, self._config.engine.vllm.args),
             make_stat_logger(self._meter),
             self._sockets,
             in_process=in_process,
@@ -277,18 +277,6 @@ async def _submit(request: EngineRequest, request_id: str, vllm: Vllm) -> AsyncG
 
 def _pull_id(request_id: RequestId) -> str:
     return f"{request_id}.pull"
-
-
-def _build_arguments(arguments: dict[str, Any], extra: dict[str, Any]) -> Any:
-    from vllm.config import KVEventsConfig, KVTransferConfig
-    from vllm.engine.arg_utils import AsyncEngineArgs
-
-    check_extra_arguments(extra, AsyncEngineArgs)
-    events, transfer = arguments["kv_events_config"], arguments.get("kv_transfer_config")
-    built = {"kv_events_config": KVEventsConfig(**events)}
-    if transfer is not None:
-        built["kv_transfer_config"] = KVTransferConfig(**transfer)
-    return AsyncEngineArgs(**(arguments | built))
 
 
 def _make_socket_directory(scratch: Path) -> Path:

@@ -50,12 +50,13 @@ async def test_it_pulls_kv_tells_its_blocks_and_leaves_no_process(tiny_model: Pa
 
 
 async def _read_to_the_end(subject: Subject, began: asyncio.Event) -> str | None:
-    endless = Sampling(max_tokens=3000, temperature=0.0, ignore_eos=True)
-    async for output in subject.engine.generate(
-        EngineRequest(request_id=RequestId("e"), token_ids=PROMPT, sampling=endless)
-    ):
+    sampling = Sampling(max_tokens=3000, temperature=0.0, ignore_eos=True)
+    endless = EngineRequest(request_id=RequestId("e"), token_ids=PROMPT, sampling=sampling)
+    last = None
+    async for output in subject.engine.generate(endless):
+        last = output.finish_reason
         began.set()
-    return output.finish_reason
+    return last
 
 
 def _request(name: str, **extra: object) -> EngineRequest:
