@@ -71,7 +71,7 @@ async def chat_twice(endpoint: str) -> None:
                 f"tokens, {reply.cached_tokens} of them prefix hits\n  {reply.text[:100]!r} ..."
             )
         async with session.get(endpoint.removesuffix("/v1") + "/metrics") as response:
-            wanted = ("hpcserve_worker_pulled_tokens_total", "hpcserve_worker_cached_tokens_total")
+            wanted = ("hpcserve_worker_kv_pulled_tokens_total", "hpcserve_worker_prefix_cache_hits_total")
             lines = [line for line in (await response.text()).splitlines() if line.startswith(wanted)]
         print("\nper worker: tokens found in its cache, and tokens whose KV came over NIXL:", *lines, sep="\n  ")
 

@@ -1,4 +1,4 @@
-"""Every error hpcserve raises on purpose. Each one has an HTTP status (for the frontend) and an exit code (for the CLI).
+"""Every error hpcserve raises on purpose. Each has an HTTP status for the frontend and an exit code for the CLI.
 
 A message says what failed, with which value, and what to do next. Errors of other libraries are translated where they
 are called, with `raise ... from err`; nothing else is turned into one of these.

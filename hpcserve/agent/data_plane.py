@@ -54,7 +54,7 @@ class DataPlane:
         return _Session(self, channel)
 
     async def run(self, request: EngineRequest, channel: Channel) -> None:
-        """Run one request and send its outputs. An engine that died says so through `engine_died` and the connection."""
+        """Run one request and send its outputs. A dead engine sets `engine_died` and ends the connection."""
         self._num_running += 1
         self._idle.clear()
         try:

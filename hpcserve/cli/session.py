@@ -69,7 +69,7 @@ class _Started:
 
     async def _come_up(self, view: View) -> Status:
         status: Status | None = None
-        settle_at: float | None = None
+        settling = False
         timeout_s = DEFAULT_TIMEOUT_S if self.session.timeout_s is None else self.session.timeout_s
         try:
             async with asyncio.timeout(timeout_s) as limit, changes(self.session.serve.watch(self.state)) as statuses:
@@ -78,8 +78,9 @@ class _Started:
                     if status.phase is Phase.SERVING:
                         if is_complete(status):
                             return status
-                        settle_at = settle_at or asyncio.get_running_loop().time() + SETTLE_S
-                        limit.reschedule(settle_at)
+                        if not settling:
+                            settling = True
+                            limit.reschedule(_sooner(limit.when(), asyncio.get_running_loop().time() + SETTLE_S))
                         continue
                     if reason := why_hopeless(status):
                         raise StartError(reason)
@@ -152,3 +153,7 @@ class _Started:
     def _print_end_of_log(self) -> None:
         for line in tail(self.state.logs / "head.log", NUM_TAIL_LINES):
             say(f"    {line}")
+
+
+def _sooner(bound: float | None, other: float) -> float:
+    return other if bound is None else min(bound, other)

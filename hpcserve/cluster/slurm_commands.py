@@ -24,6 +24,7 @@ _TIMEOUT_S = 30.0
 _ENVIRONMENT = {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
 _PREFERENCES = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own filters and questions
 
+_NO_CONTROLLER = ("Could not establish a configuration source", "Unable to contact slurm controller")
 _ALREADY_GONE = ("invalid job id", "already completing or completed", "not pending", "not running")
 
 
@@ -56,8 +57,17 @@ async def run_slurm(*command: str, stdin: str = "", timeout_s: float = _TIMEOUT_
                 process.kill()
             await process.wait()
     if process.returncode:
+        _refuse_silent_controller(command[0], problem.decode(errors="replace"))
         raise ClusterError(f"{command[0]} failed: {plain_words(problem.decode(errors='replace'))}")
     return out.decode(errors="replace"), problem.decode(errors="replace")
+
+
+def _refuse_silent_controller(command: str, problem: str) -> None:
+    if any(words in problem for words in _NO_CONTROLLER):
+        raise ClusterError(
+            f"Slurm's commands are here, but its controller does not answer ({command}: {plain_words(problem)}); "
+            "set SLURM_CONF, or use --cluster local"
+        )
 
 
 def _environment() -> dict[str, str]:

@@ -84,7 +84,7 @@ class Channel:
         self._post(_Frame(op, 0, msgspec.Raw(_encoder.encode(body))))
 
     async def call(self, op: str, body: object, reply: type[T], *, timeout_s: float) -> T:
-        """Ask and return the answer. Raises `ConnectionLost` (after `timeout_s`, too), or what the other side raised."""
+        """Ask and return the answer. Raises `ConnectionLost` (also after `timeout_s`) or what the other side raised."""
         if self.is_closed:
             raise ConnectionLost(f"connection to {self.peer_address} is closed")
         self._num_calls += 1

@@ -17,6 +17,7 @@ from hpcserve.dispatch.agents import AgentPool, OnOutput
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.errors import EngineError, Unavailable, WorkerLost
 from hpcserve.kv.hashing import hash_blocks
+from hpcserve.observability.metrics import DispatchCounts
 from hpcserve.types import (
     Assignment,
     BlockHash,
@@ -33,15 +34,6 @@ from hpcserve.types import (
 log = logging.getLogger(__name__)
 
 _RETRY_ASSIGN_S = 0.25
-
-
-@dataclass
-class DispatchCounts:
-    """What happened to requests beyond the ordinary; exported as metrics."""
-
-    reassigned: int = 0  # moved because a worker was lost
-    remote_prefills: int = 0
-    prefills_lost: int = 0  # prefill worker lost; decode worker computed the prompt
 
 
 @dataclass
@@ -82,7 +74,7 @@ class _Progress:
 class Dispatcher:
     """Runs sequences on the deployment. Owned by a frontend process; `HeadLink.run` has to run beside it."""
 
-    def __init__(self, config: Config, head: HeadLink, agents: AgentPool) -> None:
+    def __init__(self, config: Config, head: HeadLink, agents: AgentPool, counts: DispatchCounts | None = None) -> None:
         self._config = config
         self._agents = agents
         self._head = head
@@ -96,7 +88,7 @@ class Dispatcher:
             cluster=config.cluster.kind,
             detail="the scheduler is not reachable yet",
         )
-        self.counts = DispatchCounts()
+        self.counts = counts or DispatchCounts()
 
     def status(self) -> Status:
         """Return the newest status that the head told; before the first, that of a deployment that starts."""

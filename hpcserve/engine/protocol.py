@@ -37,8 +37,8 @@ class AsyncEngine(Protocol):
 
         Closing the iterator, or cancelling the task that iterates, aborts the request. A request that cannot run
         (too long, unknown option) ends with one output of reason "error"; an engine that died raises `EngineError`.
-        With `prefill_only` the one generated token comes with a `KvHandle`, whose blocks are kept until fetched or until
-        the transport's lease ends. A `kv` handle that cannot be pulled is recomputed and counted, never an error.
+        With `prefill_only` the one generated token comes with a `KvHandle`, whose blocks are kept until fetched or
+        until the transport's lease ends. A `kv` handle that cannot be pulled is recomputed and counted, never an error.
         """
         ...
 

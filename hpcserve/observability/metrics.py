@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -45,12 +46,22 @@ class LocalHistogram:
         return HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
 
 
+@dataclass
+class DispatchCounts:
+    """What happened to sequences between frontend and engines. Written by the dispatcher."""
+
+    reassigned: int = 0  # given to another worker after theirs was lost
+    remote_prefills: int = 0  # prompts computed by another worker than the one that decoded
+    prefills_lost: int = 0  # of those, lost on the way: the decode worker computed the prompt
+
+
 class ServiceMetrics(Collector):
     """Counters of one frontend process. The fields are written directly; `render` gives the exposition text."""
 
-    def __init__(self, status: Callable[[], Status]) -> None:
+    def __init__(self, status: Callable[[], Status], dispatch: DispatchCounts | None = None) -> None:
         """`status` is called at every scrape."""
         self._status = status
+        self._dispatch = dispatch or DispatchCounts()
         self.requests: Counter[tuple[str, int]] = Counter()  # by route and HTTP status; 499: the client hung up
         self.finished: Counter[str] = Counter()  # sequences by finish reason
         self.inflight = 0  # HTTP requests that generate
@@ -59,7 +70,6 @@ class ServiceMetrics(Collector):
         self.generation_tokens = 0
         self.cached_tokens = 0  # prompt tokens found in an engine's prefix cache
         self.pulled_tokens = 0  # prompt tokens whose KV came from another worker
-        self.reassignments = 0  # sequences given to another worker after theirs was lost
         self.disconnects = 0
         self.slow_clients = 0
         self.ttft = LocalHistogram("hpcserve_time_to_first_token_seconds", "From request to first delta.", _TTFT_S)
@@ -91,7 +101,9 @@ class ServiceMetrics(Collector):
             ("hpcserve_generation_tokens", "Generated tokens.", self.generation_tokens),
             ("hpcserve_cached_prompt_tokens", "Prompt tokens found in a prefix cache.", self.cached_tokens),
             ("hpcserve_pulled_prompt_tokens", "Prompt tokens with KV from another worker.", self.pulled_tokens),
-            ("hpcserve_reassignments", "Sequences moved off a lost worker.", self.reassignments),
+            ("hpcserve_reassignments", "Sequences moved off a lost worker.", self._dispatch.reassigned),
+            ("hpcserve_remote_prefills", "Prompts computed by a prefill worker.", self._dispatch.remote_prefills),
+            ("hpcserve_lost_prefills", "Prompts lost with a prefill worker.", self._dispatch.prefills_lost),
             ("hpcserve_client_disconnects", "Clients that hung up early.", self.disconnects),
             ("hpcserve_slow_clients_dropped", "Clients dropped for not reading.", self.slow_clients),
         ]

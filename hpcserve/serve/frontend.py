@@ -23,6 +23,7 @@ from hpcserve.frontend.app import make_app, start_site
 from hpcserve.frontend.auth import auth_required
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.observability.logging import configure_logging
+from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
 from hpcserve.state import StateDir
 
 log = logging.getLogger("hpcserve.frontend")
@@ -37,10 +38,12 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         agents = AgentPool(security(state.tls_cert, state.tls_key))
         stack.push_async_callback(agents.close)
         head = HeadLink(state)
-        dispatcher = Dispatcher(config, head, agents)
+        counts = DispatchCounts()
+        dispatcher = Dispatcher(config, head, agents, counts)
+        metrics = ServiceMetrics(dispatcher.status, counts)
         tokenizer = Tokenizer.load(config.model)
         stack.callback(tokenizer.close)
-        app = make_app(config, dispatcher, api_keys=_keys(config, state), tokenizer=tokenizer)
+        app = make_app(config, dispatcher, api_keys=_keys(config, state), tokenizer=tokenizer, metrics=metrics)
         site = await start_site(app, config.frontend.host, config.frontend.port)
         stack.push_async_callback(site.close)
         head.me = FrontendInfo(pid=os.getpid(), endpoint=_url(site.host, site.port) + "/v1")
