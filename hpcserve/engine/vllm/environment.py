@@ -36,6 +36,7 @@ def is_cpu_build() -> bool:
 def prepare_environment(config: Config, context: EngineContext, *, on_cpu: bool, in_process: bool) -> None:
     """Set what vLLM and NIXL read from the environment. What the user has set is kept where it is only a default."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are directories; compute nodes often reach no hub
     os.environ["VLLM_HOST_IP"] = "127.0.0.1"  # an engine's own processes share one node
