@@ -1,0 +1,227 @@
+"""`hpcserve` on this machine with mock engines: every command, what it refuses, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.system.chats import Chat, session_for, stream_chat
+from tests.system.conftest import HPCSERVE, Deployment, processes_of, run_hpcserve
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+
+LOCAL = ("--cluster", "local", "--engine", "mock")
+UP = ("up", "--detach", "--json", *LOCAL)
+
+
+@pytest.fixture
+def local(deploy: Callable[..., Deployment]) -> Callable[..., Deployment]:
+    return lambda *arguments: deploy(*LOCAL, *arguments)
+
+
+def get(url: str, key: str | None = None) -> tuple[int, Any]:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as err:
+        with err:
+            return err.code, json.loads(err.read())
+
+
+def test_the_openai_client_works_against_prefill_and_decode_workers(local: Callable[..., Deployment]) -> None:
+    deployment = local("--prefill", "1", "--decode", "2", "--set", "security.auth=on")
+    with openai.OpenAI(base_url=deployment.endpoint, api_key=deployment.key) as client:
+        assert [model.id for model in client.models.list()] == ["mock"]
+        question: Any = [{"role": "user", "content": "why do queues form? " * 50}]
+        whole = client.chat.completions.create(model="mock", messages=question, max_tokens=20)
+        stream = client.chat.completions.create(
+            model="mock", messages=question, max_tokens=20, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == (
+            whole.choices[0].message.content
+        )
+        usage = chunks[-1].usage
+        assert usage is not None
+        assert usage.completion_tokens == 20
+        assert usage.prompt_tokens_details is not None
+        assert (usage.prompt_tokens_details.cached_tokens or 0) > 900, "the second time the prompt is cached"
+        completion = client.completions.create(model="mock", prompt="once upon a time", max_tokens=5, n=2)
+        assert [choice.index for choice in completion.choices] == [0, 1]
+    wrong = openai.OpenAI(base_url=deployment.endpoint, api_key="wrong", max_retries=0)
+    with wrong as stranger, pytest.raises(openai.AuthenticationError):
+        stranger.models.list()
+    deployment.hpcserve("down")
+
+
+async def test_the_async_openai_client_streams_many_at_once(local: Callable[..., Deployment]) -> None:
+    deployment = local("--nodes", "2")
+    async with openai.AsyncOpenAI(base_url=deployment.endpoint, api_key="none") as client:
+
+        async def chat(number: int) -> str:
+            stream = await client.chat.completions.create(
+                model="mock",
+                messages=[{"role": "user", "content": f"number {number}"}],
+                max_tokens=10,
+                stream=True,
+            )
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+        texts = await asyncio.gather(*(chat(number) for number in range(50)))
+    assert len(texts) == 50
+    assert all(texts)
+
+
+def test_each_command_tells_the_truth_about_a_running_deployment(
+    local: Callable[..., Deployment], env: dict[str, str]
+) -> None:
+    deployment = local("--nodes", "1")
+    status = deployment.status()
+    assert status["phase"] == "serving"
+    assert status["frontend_pid"] == deployment.up["frontend_pid"]
+    assert deployment.hpcserve("key").stdout.strip() == deployment.key
+    assert stat.S_IMODE(Path(deployment.up["key_file"]).stat().st_mode) == 0o600
+    assert stat.S_IMODE(deployment.state_dir.stat().st_mode) == 0o700
+    worker = deployment.up["workers"][0]["id"]
+    assert "READY" in deployment.hpcserve("logs", worker).stdout
+    base = deployment.endpoint.removesuffix("/v1")
+    assert get(f"{base}/health")[0] == 200
+    assert get(f"{deployment.endpoint}/models")[1]["data"][0]["id"] == "mock"
+    again = run_hpcserve(*UP, "--name", "t", "--port", "0", env=env)
+    assert again.returncode == 5
+    assert "already running" in again.stderr
+    deployment.hpcserve("down")
+    assert deployment.status()["phase"] == "stopped"
+    assert deployment.hpcserve("down", check=False).returncode == 5
+
+
+def test_a_taken_port_is_refused_before_anything_starts(env: dict[str, str], state_root: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        done = run_hpcserve(*UP, "--port", port, env=env)
+    assert done.returncode == 5
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not processes_of(state_root)
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_starts(env: dict[str, str], state_root: Path) -> None:
+    done = run_hpcserve("up", "--cluster", "local", "--model", "/no/such/model", "--detach", "--json", env=env)
+    assert done.returncode == 2
+    assert "/no/such/model" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not processes_of(state_root)
+
+
+def test_an_engine_that_cannot_start_ends_the_deployment_with_its_reason(
+    env: dict[str, str], state_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{ not json")
+    done = run_hpcserve(*UP, "--port", "0", "--model", str(tmp_path), "--name", "bad", env=env)
+    assert done.returncode == 6
+    assert "tokenizer.json" in done.stderr
+    assert not processes_of(state_root)
+
+
+def test_the_frontend_is_started_again_when_it_dies(local: Callable[..., Deployment]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    deployment = local("--nodes", "1", "--port", str(port))
+    os.kill(deployment.up["frontend_pid"], signal.SIGKILL)
+    pid = deployment.up["frontend_pid"]
+    while (status := deployment.status())["frontend_pid"] in (None, pid):
+        assert status["phase"] in ("serving", "starting")
+    assert deployment.endpoint == status["endpoint"]
+    assert get(f"{deployment.endpoint}/models")[0] == 200
+
+
+def test_a_dead_head_is_told_refused_and_cleaned_up(
+    local: Callable[..., Deployment], env: dict[str, str], state_root: Path
+) -> None:
+    deployment = local("--nodes", "2")
+    os.kill(deployment.up["head_pid"], signal.SIGKILL)
+    while Path(f"/proc/{deployment.up['head_pid']}").exists():
+        pass
+    status = deployment.status()
+    assert status["phase"] == "failed"
+    assert "head" in status["detail"]
+    again = run_hpcserve(*UP, "--name", "t", "--port", "0", env=env)
+    assert again.returncode == 5
+    assert "hpcserve down --name t" in again.stderr
+    deployment.hpcserve("down")
+    assert not processes_of(state_root)
+    assert deployment.status()["phase"] == "stopped"
+
+
+def test_ctrl_c_ends_an_attached_deployment_with_nothing_left(env: dict[str, str], state_root: Path) -> None:
+    attached = subprocess.Popen(
+        [HPCSERVE, "up", *LOCAL, "--port", "0"], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert attached.stdout is not None
+        while "curl" not in attached.stdout.readline():
+            assert attached.poll() is None
+        attached.send_signal(signal.SIGINT)
+        attached.stdout.read()
+        assert attached.wait(30) == 0
+    finally:
+        attached.kill()
+        attached.wait()
+        assert attached.stdout is not None
+        attached.stdout.close()
+    assert not processes_of(state_root)
+
+
+async def test_a_client_that_hangs_up_frees_the_engine_within_a_second(local: Callable[..., Deployment]) -> None:
+    deployment = local("--nodes", "1")
+    chat = Chat()
+    async with session_for(deployment.endpoint, "none") as session:
+        running = asyncio.create_task(stream_chat(session, "go on", max_tokens=5000, model="mock", chat=chat))
+        while chat.num_chunks < 5:
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    async with asyncio.timeout(2):  # a second, and what asking costs
+        while next(iter(deployment.status()["workers"]))["load"]["num_running"]:
+            await asyncio.sleep(0.05)
+
+
+def test_a_worker_that_is_lost_shows_in_the_metrics(local: Callable[..., Deployment]) -> None:
+    deployment = local("--nodes", "2")
+
+    async def lose_one() -> None:
+        chats = [Chat() for _ in range(20)]
+        async with session_for(deployment.endpoint, "none") as session:
+            running = [
+                asyncio.create_task(stream_chat(session, f"{number}", max_tokens=300, model="mock", chat=chat))
+                for number, chat in enumerate(chats)
+            ]
+            while not all(chat.num_chunks > 5 for chat in chats):
+                await asyncio.sleep(0.01)
+            os.kill(deployment.up["workers"][0]["pid"], signal.SIGKILL)
+            await asyncio.gather(*running)
+        assert {(chat.error, chat.usage["completion_tokens"]) for chat in chats} == {("", 300)}
+
+    asyncio.run(lose_one())
+    with urllib.request.urlopen(deployment.endpoint.removesuffix("/v1") + "/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    (count,) = (float(line.split()[1]) for line in lines if line.startswith("hpcserve_reassignments_total "))
+    assert count >= 1
