@@ -84,6 +84,8 @@ async def fetch_status(state: StateDir) -> Status:
 async def connect_watcher(state: StateDir, head: HeadRecord) -> Watcher:
     """Connect to the head. Raises `DeploymentError`."""
     try:
+        if head.proc.is_local and not head.proc.is_alive:
+            raise ConnectionLost("its process is gone")
         channel = await connect(head.address, security(state.tls_cert, state.tls_key), timeout_s=_CALL_TIMEOUT_S)
     except ConnectionLost as err:
         raise DeploymentError(
