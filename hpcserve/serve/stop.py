@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -12,12 +13,13 @@ from hpcserve.errors import ClusterError, ConnectionLost, DeploymentError
 from hpcserve.serve.leftovers import is_alive, live_jobs
 from hpcserve.serve.processes import end_process, wait_for_end
 from hpcserve.serve.watch import connect_watcher, fetch_status
-from hpcserve.state import Proc, StateDir
+from hpcserve.state import HeadRecord, Proc, StateDir
 from hpcserve.types import Status
 
 _CALL_TIMEOUT_S = 10.0
 _HEAD_END_TIMEOUT_S = 30.0
 _GRACE_S = 5.0
+_POLL_S = 0.1
 
 
 async def stop(state: StateDir, *, force: bool) -> AsyncIterator[Status]:
@@ -37,8 +39,7 @@ async def stop(state: StateDir, *, force: bool) -> AsyncIterator[Status]:
                     yield status
             finally:
                 await watcher.close()
-        if head.proc.is_local:
-            await wait_for_end(head.proc, _HEAD_END_TIMEOUT_S)
+        await _wait_for_head_end(state, head)
     await _clean_up(state)
     yield await fetch_status(state)
 
@@ -50,6 +51,16 @@ async def _refuse_idle(state: StateDir) -> None:
     if state.read_head() or any(proc and proc.is_alive for proc in processes) or await live_jobs(state):
         return
     raise DeploymentError(f"deployment {state.name!r} is not running")
+
+
+async def _wait_for_head_end(state: StateDir, head: HeadRecord) -> None:
+    """Wait for the process of this host, or for its last act: that the state directory names no head any more."""
+    if head.proc.is_local:
+        await wait_for_end(head.proc, _HEAD_END_TIMEOUT_S)
+        return
+    deadline = time.monotonic() + _HEAD_END_TIMEOUT_S
+    while state.read_head() == head and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
 
 
 async def _clean_up(state: StateDir) -> None:

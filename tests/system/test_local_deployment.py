@@ -109,6 +109,19 @@ def test_each_command_tells_the_truth_about_a_running_deployment(
     assert deployment.hpcserve("down", check=False).returncode == 5
 
 
+def test_status_and_down_work_from_another_host_that_sees_the_state_directory(
+    local: Callable[..., Deployment], state_root: Path
+) -> None:
+    deployment = local("--nodes", "1")
+    record = deployment.state_dir / "head.json"
+    head = json.loads(record.read_text())
+    head["proc"]["host"] = "login2"  # as if this were login1: the process cannot be looked up, only asked
+    record.write_text(json.dumps(head))
+    assert deployment.status()["phase"] == "serving"
+    deployment.hpcserve("down")
+    assert not processes_of(state_root)
+
+
 def test_a_taken_port_is_refused_before_anything_starts(env: dict[str, str], state_root: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
