@@ -59,7 +59,9 @@ async def _wait_for_head_end(state: StateDir, head: HeadRecord) -> None:
         await wait_for_end(head.proc, _HEAD_END_TIMEOUT_S)
         return
     deadline = time.monotonic() + _HEAD_END_TIMEOUT_S
-    while state.read_head() == head and time.monotonic() < deadline:
+    while state.read_head() == head:
+        if time.monotonic() > deadline:
+            return
         await asyncio.sleep(_POLL_S)
 
 
