@@ -24,7 +24,9 @@ class ModelConfig(Section):
     path: Path | None = Field(None, description="directory with config.json and tokenizer.json; not needed by the mock")
     name: str | None = Field(None, description="name in the API; default: the directory's name")
     max_model_len: PositiveInt | None = Field(None, description="context in tokens; default: the model's own")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="of weights and KV; auto: the model's own, on CPUs float32"
+    )
     tensor_parallel: PositiveInt | None = Field(None, description="GPUs of one engine; default: GPUs of its job")
     chat_template: Path | None = Field(None, description="Jinja file that replaces the tokenizer's template")
 
@@ -33,25 +35,25 @@ class MockConfig(Section):
     """The mock engine: real scheduling and paging, simulated compute."""
 
     speedup: Annotated[float, Field(gt=0)] = Field(1.0, description="simulated over real time; .inf for no delay")
-    num_kv_blocks: PositiveInt = 16384
-    max_num_seqs: PositiveInt = 256
-    max_batched_tokens: PositiveInt = 8192
-    kv_bytes_per_token: PositiveInt = 131072
-    kv_bandwidth_gb_per_s: PositiveFloat = 50.0
+    num_kv_blocks: PositiveInt = Field(16384, description="size of the KV cache, in blocks of engine.block_size")
+    max_num_seqs: PositiveInt = Field(256, description="sequences in a step")
+    max_batched_tokens: PositiveInt = Field(8192, description="tokens in a step")
+    kv_bytes_per_token: PositiveInt = Field(131072, description="with the bandwidth: how long moving KV takes")
+    kv_bandwidth_gb_per_s: PositiveFloat = Field(50.0, description="between two workers, in 10^9 bytes a second")
     load_s: Annotated[float, Field(ge=0)] = Field(0.0, description="simulated time to load the model")
 
 
 class VllmConfig(Section):
     """The vLLM engine. `args` are AsyncEngineArgs, passed as they are."""
 
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: dict[str, Any] = Field(default_factory=dict, description="vLLM's AsyncEngineArgs, passed as they are")
     in_process: bool | None = Field(None, description="engine core as a thread of the agent; default: on the CPU only")
 
 
 class EngineConfig(Section):
     """Which engine runs on the workers."""
 
-    kind: Literal["vllm", "mock"] = "vllm"
+    kind: Literal["vllm", "mock"] = Field("vllm", description="what runs the model")
     block_size: PositiveInt = Field(32, description="tokens in a KV block")
     mock: MockConfig = MockConfig()
     vllm: VllmConfig = VllmConfig()
@@ -66,16 +68,16 @@ class LocalConfig(Section):
 class SlurmConfig(Section):
     """What is asked of Slurm for every worker. One job holds one worker."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
+    partition: str | None = Field(None, description="default: the cluster's")
+    account: str | None = Field(None, description="default: the user's")
+    qos: str | None = Field(None, description="quality of service; default: the account's")
+    constraint: str | None = Field(None, description="node features, in Slurm's syntax")
     walltime: str | None = Field(
         None,
         pattern=r"^(\d+-\d{1,2}(:\d{1,2}){0,2}|\d+(:\d{1,2}){0,2})$",
         description="[days-]hours:minutes:seconds, or minutes; default: the partition's",
     )
-    cores: PositiveInt = 4
+    cores: PositiveInt = Field(4, description="of one worker")
     memory: str | None = Field(
         None,
         pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B?$",
@@ -85,7 +87,9 @@ class SlurmConfig(Section):
     gpus: Annotated[int, Field(ge=0)] | None = Field(
         None, description="GPUs of one worker; default: 1, or without asking all of the node's if exclusive"
     )
-    gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task", "none"] = "gres"
+    gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task", "none"] = Field(
+        "gres", description="how GPUs are asked for; none: not at all"
+    )
     gpu_type: str | None = Field(None, description="such as a100, where the site tells types apart")
     extra_directives: list[str] = Field(default_factory=list, description="lines put after #SBATCH")
     skip_directives: list[str] = Field(default_factory=list, description="lines that hold one of these are left out")
@@ -104,7 +108,7 @@ class SlurmConfig(Section):
 class ClusterConfig(Section):
     """Where workers come from."""
 
-    kind: Literal["auto", "local", "slurm"] = "auto"
+    kind: Literal["auto", "local", "slurm"] = Field("auto", description="auto: slurm where its controller answers")
     interface: str | None = Field(None, description="network interface that workers are reached on, such as ib0")
     scratch: Path | None = Field(None, description="node-local directory; default: $TMPDIR, else /tmp")
     start_timeout_s: PositiveFloat = Field(600.0, description="from a job's start to READY")
@@ -119,7 +123,9 @@ class ClusterConfig(Section):
 class PoolsConfig(Section):
     """How many workers of which kind."""
 
-    mode: Literal["aggregated", "disaggregated"] = "aggregated"
+    mode: Literal["aggregated", "disaggregated"] = Field(
+        "aggregated", description="whether prefill and decode have workers of their own"
+    )
     workers: PositiveInt = Field(1, description="aggregated: workers that prefill and decode")
     prefill: PositiveInt = Field(1, description="disaggregated: prefill workers")
     decode: PositiveInt = Field(1, description="disaggregated: decode workers")
@@ -135,7 +141,9 @@ class PoolsConfig(Section):
 class RouterConfig(Section):
     """How a worker is chosen."""
 
-    policy: Literal["random", "round_robin", "least_loaded", "kv"] = "kv"
+    policy: Literal["random", "round_robin", "least_loaded", "kv"] = Field(
+        "kv", description="kv: near the request's cached prefix; the others do not look at prefixes"
+    )
     min_remote_prefill_tokens: Annotated[int, Field(ge=0)] = Field(
         256, description="prompts with fewer uncached tokens than this prefill on their decode worker"
     )
@@ -145,12 +153,12 @@ class RouterConfig(Section):
 class FrontendConfig(Section):
     """The HTTP server."""
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all of this host's")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0: any free port")
-    max_body_mb: PositiveFloat = 20.0
+    max_body_mb: PositiveFloat = Field(20.0, description="larger bodies get a 413")
     max_attempts: PositiveInt = Field(4, description="workers that a request may be lost on before it fails")
     reassign_timeout_s: PositiveFloat = Field(120.0, description="to find a new worker for a request that was lost")
-    request_timeout_s: PositiveFloat = 3600.0
+    request_timeout_s: PositiveFloat = Field(3600.0, description="longer requests are aborted with a 504")
     drain_timeout_s: Annotated[float, Field(ge=0)] = Field(20.0, description="for running requests when going down")
 
 
@@ -163,7 +171,7 @@ class SecurityConfig(Section):
 class DashboardConfig(Section):
     """The Dask dashboard, always bound to loopback."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="whether there is one")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="0: any free port")
 
 
@@ -184,7 +192,7 @@ class Config(Section):
     security: SecurityConfig = SecurityConfig()
     dashboard: DashboardConfig = DashboardConfig()
     strict: bool = Field(False, description="refuse fallbacks instead of warning about them")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of hpcserve's own log records")
 
     @property
     def served_name(self) -> str:
