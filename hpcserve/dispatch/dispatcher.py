@@ -49,6 +49,8 @@ class _Progress:
     def take(self, output: EngineOutput) -> None:
         if output.error is not None:
             raise EngineError(output.error)
+        if output.finish_reason == "abort":
+            raise WorkerLost("the engine aborted the request")  # nobody here asked it to: the worker is going down
         if self.lost_on and output.cached_tokens is not None and self.token_ids:
             output = msgspec.structs.replace(output, cached_tokens=None)  # usage counts the prompt's first reading
         self.token_ids.extend(output.token_ids)

@@ -49,6 +49,7 @@ class ScriptedEngine:
         self.reached = asyncio.Event()
         self.closed: list[RequestId] = []
         self.closing = asyncio.Event()
+        self.is_stopping = False
 
     def hold_at(self, position: int) -> asyncio.Event:
         return self.gates.setdefault(position, asyncio.Event())
@@ -74,6 +75,9 @@ class ScriptedEngine:
                 if gate := self.gates.get(position):
                     self.reached.set()
                     await gate.wait()
+                if self.is_stopping:
+                    yield EngineOutput(request_id=request.request_id, finish_reason="abort")
+                    return
                 yield EngineOutput(
                     request_id=request.request_id,
                     token_ids=(position,),

@@ -80,6 +80,20 @@ async def test_a_lost_worker_costs_the_client_nothing(cell: Cell) -> None:
     await released(cell)
 
 
+async def test_an_engine_that_aborts_on_its_own_is_left_like_a_lost_one(cell: Cell) -> None:
+    first = await cell.add("both")
+    gate = first.hold_at(104)
+    outputs: list[EngineOutput] = []
+    running = asyncio.create_task(cell.dispatcher.run(request(), outputs.append))
+    await asyncio.wait_for(first.reached.wait(), 5)
+    await cell.add("both")
+    first.is_stopping = True
+    gate.set()
+    await asyncio.wait_for(running, 5)
+    assert text_of(outputs) == UNDISTURBED
+    assert "abort" not in {output.finish_reason for output in outputs}
+
+
 async def test_a_request_that_lost_its_only_worker_waits_for_the_replacement(cell: Cell) -> None:
     first = await cell.add("both")
     first.hold_at(103)
