@@ -106,6 +106,11 @@ class StateDir:
         return self.path / "api-key"
 
     @property
+    def header_file(self) -> Path:
+        """File with the key as an HTTP header, for `curl -H @FILE`."""
+        return self.path / "api-key.header"
+
+    @property
     def tls_cert(self) -> Path:
         """The deployment's certificate: its own authority, shared by all its processes."""
         return self.path / "tls-cert.pem"
@@ -131,6 +136,7 @@ class StateDir:
             ) from err
         if not self.key_file.exists():
             self.write_private(self.key_file, f"sk-{secrets.token_urlsafe(32)}\n".encode())
+        self.write_private(self.header_file, f"Authorization: Bearer {self.read_key()}\n".encode())
 
     def remove(self) -> None:
         """Delete the directory and all in it."""

@@ -7,22 +7,22 @@ import json
 import shlex
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from hpcserve.state import StateDir
 from hpcserve.types import Status
 
 
-def banner(status: Status, key_file: Path | None) -> str:
-    """Return the text; `key_file` is None where no key is asked for. No line is wrapped: they are meant for copying."""
-    return "\n".join(f"{label:<10} {text}" if label else "" for label, text in _rows(status, key_file))
+def banner(status: Status, keys: StateDir | None) -> str:
+    """Return the text; `keys` is None where no key is asked for. No line is wrapped: they are meant for copying."""
+    return "\n".join(f"{label:<10} {text}" if label else "" for label, text in _rows(status, keys))
 
 
-def curl(status: Status, key_file: Path | None) -> str:
+def curl(status: Status, keys: StateDir | None) -> str:
     """Return a command that works as printed, on the machine that runs the head."""
     body = {"model": status.model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32}
-    # the key is read when the command runs: it is neither shown nor kept in the shell's history
-    key = f'-H "Authorization: Bearer $(cat {shlex.quote(str(key_file))})" ' if key_file else ""
+    # from a file: what stands on a command line, everybody on a login node can read
+    key = f"-H @{shlex.quote(str(keys.header_file))} " if keys else ""
     json_type = "-H 'Content-Type: application/json'"
     return f"curl {status.endpoint}/chat/completions {key}{json_type} -d {shlex.quote(json.dumps(body))}"
 
@@ -34,14 +34,14 @@ def tunnel(status: Status) -> str:
     return f"ssh -N {forwards} {getpass.getuser()}@{status.head_host or socket.gethostname()}"
 
 
-def _rows(status: Status, key_file: Path | None) -> Iterator[tuple[str, str]]:
+def _rows(status: Status, keys: StateDir | None) -> Iterator[tuple[str, str]]:
     pools = " + ".join(f"{num} {pool}" for pool, num in status.wanted.items())
     yield "", ""
     yield "serving", f"{status.model}: {status.mode}, {pools} on {status.cluster}, {status.policy} router"
     yield "endpoint", status.endpoint or "none"
-    yield "key", f"{key_file} (hpcserve key --name {status.name})" if key_file else "none needed"
+    yield "key", f"{keys.key_file} (hpcserve key --name {status.name})" if keys else "none needed"
     yield "dashboard", status.dashboard or "off"
-    yield "try it", curl(status, key_file)
+    yield "try it", curl(status, keys)
     yield "laptop", tunnel(status)
     yield "stop", f"hpcserve down --name {status.name}"
     yield "", ""

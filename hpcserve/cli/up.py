@@ -13,8 +13,7 @@ from hpcserve.cli.options import config_options, load_config
 from hpcserve.cli.streams import give_up, say
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    
     from hpcserve.config import Config
     from hpcserve.state import StateDir
     from hpcserve.types import Status
@@ -46,7 +45,7 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
         return
 
     def announce(state: StateDir, status: Status) -> None:
-        _announce(state, status, _key_file(state, status), as_json=as_json)
+        _announce(state, status, needs_key=_needs_key(state, status), as_json=as_json)
 
     import asyncio
 
@@ -68,25 +67,25 @@ def _print_jobs(serve: Backend, config: Config, *, as_json: bool) -> None:
         click.echo(f"# ---- {worker}\n{script.rstrip()}\n")
 
 
-def _announce(state: StateDir, status: Status, key_file: Path | None, *, as_json: bool) -> None:
+def _announce(state: StateDir, status: Status, *, needs_key: bool, as_json: bool) -> None:
     from hpcserve.cli.banner import banner
     from hpcserve.cli.summary import as_dict
 
     try:
-        click.echo(json.dumps(as_dict(state, status)) if as_json else banner(status, key_file))
+        click.echo(json.dumps(as_dict(state, status)) if as_json else banner(status, state if needs_key else None))
     except BrokenPipeError:  # the deployment serves all the same
         give_up(sys.stdout)
 
 
-def _key_file(state: StateDir, status: Status) -> Path | None:
-    """Return the file with the key that clients need, or None where they need none; warn where they should."""
+def _needs_key(state: StateDir, status: Status) -> bool:
+    """Return whether clients need a key; warn where they should and do not."""
     from hpcserve.config.models import SecurityConfig
     from hpcserve.frontend.auth import auth_required
 
     config = state.read_config()
     if auth_required(config, status.cluster, config.frontend.host):
-        return state.key_file
+        return True
     careful = config.model_copy(update={"security": SecurityConfig()})
     if auth_required(careful, status.cluster, config.frontend.host):
         say(f"warning: no key is asked for: whoever reaches {status.endpoint} can use it")
-    return None
+    return False

@@ -75,7 +75,7 @@ def test_the_curl_line_reads_the_key_from_its_file(run, home: Path) -> None:
     result = run(*UP, "--detach", "--set", "security.auth=on", serve=FakeServe([[SERVING]]))
     (line,) = [line for line in result.stdout.splitlines() if "curl " in line]
     words = shlex.split(line)
-    assert f"Authorization: Bearer $(cat {home}/state/default/api-key)" in words
+    assert words[words.index("-H") + 1] == f"@{home}/state/default/api-key.header"
     assert json.loads(words[-1])["model"] == "mock"
     assert (home / "state/default/api-key").read_text().strip() not in result.output
 

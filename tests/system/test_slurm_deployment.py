@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,23 @@ async def test_a_killed_agent_costs_no_request_and_is_replaced(on_slurm: Callabl
         await asyncio.gather(*running)
     check_complete(chats, 300)
     await wait_for_workers(deployment, {"both": 3})
+
+
+def test_the_printed_curl_line_works_and_keeps_the_key_off_the_command_line(
+    slurm: DevCluster, env: dict[str, str], state_root: Path
+) -> None:
+    env["SLURM_CONF"] = str(slurm.conf)
+    up = run_hpcserve(
+        "up", "--cluster", "slurm", "--engine", "mock", "--port", "0", "--name", "c", "--detach", env=env, check=True
+    )
+    try:
+        (line,) = [line for line in up.stdout.splitlines() if "curl " in line]
+        command = line[line.index("curl ") :]
+        answer = subprocess.run(command, shell=True, env=env, capture_output=True, check=True, timeout=30).stdout
+        assert json.loads(answer)["choices"][0]["finish_reason"] == "length"
+        assert (state_root / "c" / "api-key").read_text().strip() not in command
+    finally:
+        run_hpcserve("down", "--name", "c", env=env, check=True)
 
 
 def test_a_wrong_partition_and_too_many_nodes_are_one_line_each_and_start_nothing(
