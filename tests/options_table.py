@@ -1,6 +1,6 @@
 """The tables of docs/configuration.md, made from the models.
 
-    python -m tests.options_table --write    # after a change of hpcserve/config/models.py
+python -m tests.options_table --write    # after a change of hpcserve/config/models.py
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def _model(section: str) -> type[Section]:
 def _takes(leaf: Leaf) -> str:
     kinds = [kind for kind in leaf.types if kind is not type(None)]
     return " or ".join(
-        ", ".join(f"`{word}`" for word in typing.get_args(kind))
-        if typing.get_origin(kind) is Literal
-        else _WORDS[kind]
+        ", ".join(f"`{word}`" for word in typing.get_args(kind)) if typing.get_origin(kind) is Literal else _WORDS[kind]
         for kind in kinds
     )
 

@@ -13,7 +13,6 @@ from hpcserve.cli.options import config_options, load_config
 from hpcserve.cli.streams import give_up, say
 
 if TYPE_CHECKING:
-    
     from hpcserve.config import Config
     from hpcserve.state import StateDir
     from hpcserve.types import Status

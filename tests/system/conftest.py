@@ -74,7 +74,14 @@ def deploy(env: dict[str, str]) -> Iterator[Callable[..., Deployment]]:
     made: list[Deployment] = []
 
     def up(*arguments: str, name: str = "t") -> Deployment:
-        done = run_hpcserve("up", "--detach", "--json", "--port", "0", "--name", name, *arguments, env=env, check=True)
+        try:
+            done = run_hpcserve(
+                "up", "--detach", "--json", "--port", "0", "--name", name, *arguments, env=env, check=True
+            )
+        except (AssertionError, subprocess.TimeoutExpired):
+            print_logs(Path(env["HPCSERVE_STATE_DIR"]) / name / "logs")
+            run_hpcserve("down", "--force", "--name", name, env=env)
+            raise
         made.append(Deployment(json.loads(done.stdout), env))
         return made[-1]
 
@@ -82,6 +89,12 @@ def deploy(env: dict[str, str]) -> Iterator[Callable[..., Deployment]]:
     for deployment in made:
         if deployment.status()["phase"] not in ("stopped", "failed"):
             deployment.hpcserve("down", "--force")
+
+
+def print_logs(directory: Path) -> None:
+    """Show the end of every log, for a test that fails."""
+    for path in sorted(directory.glob("*.log")):
+        print(f"== {path.name}", *path.read_text(errors="replace").splitlines()[-40:], sep="\n")
 
 
 def processes_of(root: Path) -> list[str]:

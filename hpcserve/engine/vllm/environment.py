@@ -6,13 +6,19 @@ The environment belongs to the process, which is one reason why a process holds 
 from __future__ import annotations
 
 import os
+import random
 import socket
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from hpcserve.config import Config
 from hpcserve.engine.protocol import EngineContext
 from hpcserve.engine.vllm import plugin
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, EngineError
+
+_FIRST_PORT = 20000
+_PORT_TRIES = 100
 
 
 def is_cpu_build() -> bool:
@@ -67,8 +73,22 @@ def cpu_threads(config: Config) -> int:
 
 
 def _find_free_port(host: str) -> int:
-    """Return a port that is free now; NIXL's listener takes no socket, so somebody else could still take it first."""
+    """Return a port that is free now and that the system gives to nobody unasked.
+
+    vLLM binds it seconds later, and waits for ever if it is taken by then; connections of other programs get theirs
+    from the ephemeral range, so this one is from below. Raises `EngineError` if none is free.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    for _ in range(_PORT_TRIES):
+        port = random.randrange(_FIRST_PORT, _first_ephemeral_port())  # noqa: S311  to spread, not to hide
+        with socket.socket(family) as probe, suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise EngineError(f"no free port below {_first_ephemeral_port()} on {host} for NIXL's side channel")
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        return 32768  # Linux's default
