@@ -53,6 +53,7 @@ class Reconciler:
         state: StateDir,
         *,
         poll_s: float,
+        idle_poll_s: float,
         tail: Callable[[WorkerId], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +63,7 @@ class Reconciler:
         self._roster = roster
         self._state = state
         self._poll_s = poll_s
+        self._idle_poll_s = idle_poll_s
         self._tail = tail
         self._slots = [_Slot(pool, index) for pool, size in config.pools.sizes.items() for index in range(size)]
         self._worked: set[str] = set()  # pools that had a READY worker
@@ -76,7 +78,24 @@ class Reconciler:
                 raise
             except Exception:  # a fault here must not end the engines; the next round looks at the world anew
                 log.exception("reconciling failed")
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait for the next look: a short while, or a long one for as long as nothing is under way.
+
+        Slurm's controller serves everybody; it is not asked every second for the state of jobs whose agents we hear.
+        """
+        waited_s = 0.0
+        while waited_s < (self._idle_poll_s if self._is_settled() else self._poll_s):
             await asyncio.sleep(self._poll_s)
+            waited_s += self._poll_s
+
+    def _is_settled(self) -> bool:
+        return not self._ending and all(slot.job and self._is_well(slot.job.worker) for slot in self._slots)
+
+    def _is_well(self, worker: WorkerId) -> bool:
+        info = self._roster.get(worker)
+        return info is not None and info.state is WorkerState.READY and not self._roster.lost_for_s(worker)
 
     async def step(self) -> None:
         """Compare once and act. The cluster's own failures are logged and tried again."""

@@ -36,7 +36,8 @@ from hpcserve.types import Phase, Role, Status, WorkerState
 
 log = logging.getLogger("hpcserve.head")
 
-_POLL_S = {"local": 0.25, "slurm": 1.0}
+_POLL_S = {"local": 0.25, "slurm": 1.0}  # while something is under way
+_IDLE_POLL_S = {"local": 1.0, "slurm": 15.0}
 _LOG_LINES = 12
 
 DASK_CONFIG = {
@@ -79,6 +80,7 @@ class HeadProcess:
             self._roster,
             state,
             poll_s=_POLL_S[self._cluster.kind],
+            idle_poll_s=_IDLE_POLL_S[self._cluster.kind],
             tail=lambda worker: tail(state.logs / f"{worker}.log", _LOG_LINES),
         )
         self._frontend = FrontendKeeper(state)

@@ -29,6 +29,7 @@ class FakeCluster:
     views: dict[str, JobView] = field(default_factory=dict)
     cancelled: list[tuple[str, bool]] = field(default_factory=list)
     refusal: str = ""
+    num_looks: int = 0
     stubborn: bool = False  # jobs ignore a cancel without force
 
     async def check(self, num_workers: int, *, num_nodes: int | None = None) -> None: ...
@@ -47,6 +48,7 @@ class FakeCluster:
     def adopt(self, job_id: str) -> None: ...
 
     async def observe(self) -> dict[str, JobView]:
+        self.num_looks += 1
         return dict(self.views)
 
     async def cancel(self, job_ids: Iterable[str], *, force: bool = False) -> None:
@@ -85,7 +87,8 @@ class World:
             self.cluster,
             self.roster,
             state,
-            poll_s=1.0,
+            poll_s=0.01,
+            idle_poll_s=60.0,
             tail=lambda worker: f"log of {worker}",
             clock=lambda: self.now,
         )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
 import pytest
@@ -153,3 +154,22 @@ async def test_late_words_of_an_ended_worker_do_not_revive_it(world: World) -> N
     await world.step()
     worker = world.announce(first, WorkerState.READY)
     assert world.states()[worker] is WorkerState.FAILED
+
+
+async def test_the_cluster_is_left_alone_while_every_worker_is_well_and_asked_at_once_when_one_is_not(
+    world: World,
+) -> None:
+    first, *_ = await world.bring_up()
+    running = asyncio.create_task(world.reconciler.run())
+    try:
+        await asyncio.sleep(0.1)  # ten short waits
+        looks = world.cluster.num_looks
+        await asyncio.sleep(0.1)
+        assert world.cluster.num_looks == looks
+        world.roster.lose(f"dask-{first}")
+        async with asyncio.timeout(5):
+            while world.cluster.num_looks == looks:
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
