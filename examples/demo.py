@@ -61,7 +61,7 @@ def run(*arguments: str) -> str:
 
 
 async def chat_twice(endpoint: str) -> None:
-    """Send the same long prompt twice: the second time it is in the prefill engine's prefix cache."""
+    """Send the same long prompt twice: the second time it is in the decode engine's prefix cache."""
     async with aiohttp.ClientSession() as session:
         for attempt in ("cold", "warm"):
             reply = await chat(session, endpoint)

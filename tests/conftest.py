@@ -1,3 +1,3 @@
 """Fixtures that several suites share."""
 
-pytest_plugins = ["tests.fixtures_devcluster"]
+pytest_plugins = ["tests.fixtures_deployment", "tests.fixtures_devcluster"]

@@ -30,7 +30,7 @@ PLACE = re.compile(r"([\w./-]+\.py)(?::([\w.]+)(?:\(\))?)?")
 CALL = re.compile(r"([A-Za-z_][\w.]*)\(\)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 YAML_BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"^(?:\s*[$#] {0,3}|\s+|)(hpcserve [^\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"^(?:\s*[$#] {0,3}|\s+exec |\s+|)(hpcserve [^\n]*)", re.MULTILINE)
 INLINE_COMMAND = re.compile(r"`(hpcserve [^`\n]+)`")
 SHORTENED = ("...", "…")
 
