@@ -95,7 +95,7 @@ class Reconciler:
 
     def _is_well(self, worker: WorkerId) -> bool:
         info = self._roster.get(worker)
-        return info is not None and info.state is WorkerState.READY and not self._roster.lost_for_s(worker)
+        return info is not None and info.state is WorkerState.READY and not self._roster.is_lost(worker)
 
     async def step(self) -> None:
         """Compare once and act. The cluster's own failures are logged and tried again."""

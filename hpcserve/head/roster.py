@@ -52,6 +52,10 @@ class Roster:
         lost_at = self._lost_at.get(worker)
         return 0.0 if lost_at is None else self._clock() - lost_at
 
+    def is_lost(self, worker: WorkerId) -> bool:
+        """Return whether the head had heard a worker and does not any more."""
+        return worker in self._lost_at
+
     def dask_address(self, worker: WorkerId) -> str | None:
         """Return where the worker's Dask `Worker` is, while it is joined."""
         return next((address for address, known in self._addresses.items() if known == worker), None)

@@ -18,7 +18,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.system.chats import Chat, session_for, stream_chat
+from tests.system.chats import Chat, session_for, stream_chat, stream_chats
 from tests.system.conftest import HPCSERVE, Deployment, processes_of, run_hpcserve
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -84,6 +84,36 @@ async def test_the_async_openai_client_streams_many_at_once(local: Callable[...,
         texts = await asyncio.gather(*(chat(number) for number in range(50)))
     assert len(texts) == 50
     assert all(texts)
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "kv"])
+@pytest.mark.parametrize("pools", [("--nodes", "2"), ("--prefill", "1", "--decode", "1")], ids=["both", "split"])
+async def test_each_deployment_mode_serves(
+    local: Callable[..., Deployment], pools: tuple[str, ...], policy: str
+) -> None:
+    deployment = local(*pools, "--policy", policy)
+    assert deployment.status()["policy"] == policy
+    # of different lengths: what the mock says depends on the last token and its position
+    contents = [f"document {'i' * (number % 4)}: " + "all about schedulers. " * 60 for number in range(16)]
+    chats = await stream_chats(deployment.endpoint, "none", contents, max_tokens=10)
+    again = await stream_chats(deployment.endpoint, "none", contents, max_tokens=10)
+    assert [chat.text for chat in again] == [chat.text for chat in chats]
+    assert len({chat.text for chat in chats}) == 4
+    assert {chat.finish_reason for chat in chats} == {"length"}
+    if policy == "kv":
+        cached = [chat.usage["prompt_tokens_details"]["cached_tokens"] for chat in again]
+        assert min(cached) > 1200, "every prompt went where its prefix was"
+
+
+def test_the_dask_dashboard_shows_the_workers(local: Callable[..., Deployment]) -> None:
+    deployment = local("--nodes", "2")
+    url = deployment.up["dashboard"]
+    assert url.startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(url.replace("/status", "/info/main/workers.html"), timeout=10) as page:
+        text = page.read().decode()
+    assert all(worker["id"] in text for worker in deployment.up["workers"])
+    with urllib.request.urlopen(url, timeout=10) as page:
+        assert page.status == 200
 
 
 def test_each_command_tells_the_truth_about_a_running_deployment(

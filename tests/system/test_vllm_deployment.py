@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from tests.contract.models import tiny_model
 from tests.fixtures_devcluster import DevCluster
-from tests.system.chats import Chat, session_for, stream_chat
+from tests.system.chats import Chat, session_for, stream_chat, stream_chats
 from tests.system.conftest import Deployment
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -82,6 +84,26 @@ async def test_disaggregated_replies_equal_aggregated_ones_token_for_token(
     await check_openai_client(disaggregated)
     await check_hanging_up(disaggregated)
     disaggregated.hpcserve("down")
+
+
+async def test_a_killed_vllm_worker_changes_no_token(deploy: Callable[..., Deployment], tiny_model: Path) -> None:
+    deployment = deploy("--cluster", "local", "--model", str(tiny_model), "--set", "model.name=tiny", "--nodes", "2")
+    contents = [f"question {number}: why do queues form, and where do they end?" for number in range(8)]
+    undisturbed = await stream_chats(deployment.endpoint, deployment.key, contents, max_tokens=300, model="tiny")
+    chats = [Chat() for _ in contents]
+    async with session_for(deployment.endpoint, deployment.key) as session:
+        running = [
+            asyncio.create_task(stream_chat(session, content, max_tokens=300, model="tiny", chat=chat))
+            for content, chat in zip(contents, chats, strict=True)
+        ]
+        while not all(chat.num_chunks > 20 for chat in chats):
+            await asyncio.sleep(0.01)
+        os.kill(deployment.up["workers"][0]["pid"], signal.SIGKILL)
+        await asyncio.gather(*running)
+    assert not [chat.error for chat in chats if chat.error]
+    assert "moving it" in deployment.log("frontend")
+    assert [chat.text for chat in chats] == [chat.text for chat in undisturbed]
+    assert {chat.usage["completion_tokens"] for chat in chats} == {300}
 
 
 async def check_openai_client(deployment: Deployment) -> None:
