@@ -24,7 +24,7 @@ _TIMEOUT_S = 30.0
 _ENVIRONMENT = {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
 _PREFERENCES = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own filters and questions
 
-_NO_CONTROLLER = ("Could not establish a configuration source", "Unable to contact slurm controller")
+_NO_CONFIG = "Could not establish a configuration source"  # neither a slurm.conf nor a server that gives one
 _ALREADY_GONE = ("invalid job id", "already completing or completed", "not pending", "not running")
 
 
@@ -57,15 +57,15 @@ async def run_slurm(*command: str, stdin: str = "", timeout_s: float = _TIMEOUT_
                 process.kill()
             await process.wait()
     if process.returncode:
-        _refuse_silent_controller(command[0], problem.decode(errors="replace"))
+        _refuse_without_config(command[0], problem.decode(errors="replace"))
         raise ClusterError(f"{command[0]} failed: {plain_words(problem.decode(errors='replace'))}")
     return out.decode(errors="replace"), problem.decode(errors="replace")
 
 
-def _refuse_silent_controller(command: str, problem: str) -> None:
-    if any(words in problem for words in _NO_CONTROLLER):
+def _refuse_without_config(command: str, problem: str) -> None:
+    if _NO_CONFIG in problem:
         raise ClusterError(
-            f"Slurm's commands are here, but its controller does not answer ({command}: {plain_words(problem)}); "
+            f"Slurm's commands are here, but {command} finds no configuration of a cluster; "
             "set SLURM_CONF, or use --cluster local"
         )
 

@@ -100,3 +100,9 @@ async def test_a_submission_that_is_cancelled_midway_leaves_no_job(install: Inst
         await launch
     await cluster.close()
     assert "77" in cancelled.read_text()
+
+
+async def test_commands_without_a_configuration_say_what_to_set(install: Install, tmp_path: Path) -> None:
+    install("sinfo", "echo 'fetch_config: Could not establish a configuration source' >&2; exit 1")
+    with pytest.raises(ClusterError, match=r"sinfo finds no configuration of a cluster; set SLURM_CONF, or use"):
+        await SlurmCluster(make_config(), tmp_path).check(1)
