@@ -9,12 +9,14 @@ from hpcserve.cli.deployment import find, name_option
 
 @click.command("key")
 @name_option
-@click.option("--path", "as_path", is_flag=True, help="Print where the key is instead.")
-def command(name: str | None, as_path: bool) -> None:
+@click.option("--path", "what", flag_value="path", help="Print where the key is instead.")
+@click.option("--header", "what", flag_value="header", help="Print where it is as an HTTP header: curl -H @FILE.")
+def command(name: str | None, what: str | None) -> None:
     """Print the API key of a deployment.
 
-    Clients send it as `Authorization: Bearer KEY`; with the openai package it is `api_key`.
+    Clients send it as `Authorization: Bearer KEY`; with the openai package it is `api_key`. On a command line everybody
+    on the machine can read it: give curl the file, as in `curl -H @"$(hpcserve key --header)"`.
     """
     state = find(name)
     key = state.read_key()
-    click.echo(state.key_file if as_path else key)
+    click.echo({"path": state.key_file, "header": state.header_file}.get(what or "", key))

@@ -195,6 +195,8 @@ def test_key_prints_the_key_or_where_it_is(run, serving: FakeServe) -> None:
     state = StateDir.of("default")
     assert run("key").stdout.strip() == state.read_key()
     assert run("key", "--path").stdout.strip() == str(state.key_file)
+    header_file = Path(run("key", "--header").stdout.strip())
+    assert header_file.read_text() == f"Authorization: Bearer {state.read_key()}\n"
 
 
 def test_config_show_prints_yaml_that_says_where_values_come_from(run, monkeypatch: pytest.MonkeyPatch) -> None:
