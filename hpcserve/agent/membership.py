@@ -57,6 +57,7 @@ class Membership:
         self._on_joined = on_joined
         self._on_command = on_command
         self._dask: Any = None
+        self._joined = asyncio.Event()
         self.last_joined = time.monotonic()
 
     async def run(self) -> None:
@@ -76,11 +77,10 @@ class Membership:
             self._dask.batched_send({"op": ANNOUNCE, "payload": msgspec.msgpack.encode(announcement)})
 
     async def announce_now(self, announcement: Announcement, *, timeout_s: float) -> None:
-        """Tell the head and wait until it heard, at most `timeout_s`; for last words."""
-        if self._dask is None:
-            return
+        """Join if need be, tell the head and wait until it heard, all within `timeout_s`; for last words."""
         with suppress(OSError, TimeoutError, ValueError):
             async with asyncio.timeout(timeout_s):
+                await self._joined.wait()
                 call = getattr(self._dask.scheduler, ANNOUNCE)
                 await call(worker=self._dask.address, payload=msgspec.msgpack.encode(announcement))
 
@@ -113,6 +113,7 @@ class Membership:
             await worker.close(nanny=False)
             raise
         self._dask = worker
+        self._joined.set()
         log.info("joined %s", head.scheduler)
         self.announce(self._on_joined())
         await worker.finished()
@@ -120,6 +121,7 @@ class Membership:
 
     async def _leave(self) -> None:
         worker, self._dask = self._dask, None
+        self._joined.clear()
         if worker is not None:
             self.last_joined = time.monotonic()
             with suppress(OSError, TimeoutError):

@@ -43,7 +43,7 @@ from hpcserve.types import (
 log = logging.getLogger(__name__)
 
 _LOAD_INTERVAL_S = 0.25
-_LAST_WORDS_S = 2.0
+_LAST_WORDS_S = {WorkerState.FAILED: 10.0, WorkerState.STOPPED: 1.0}  # why it failed is worth joining for
 _WARM_UP_TIMEOUT_S = 120.0
 
 
@@ -157,7 +157,7 @@ class NodeAgent:
         await self._engine.stop()
         self._enter(state, detail=detail)
         last_words = Announcement(worker=self._spec.worker, info=self._info)
-        await self._membership.announce_now(last_words, timeout_s=_LAST_WORDS_S)
+        await self._membership.announce_now(last_words, timeout_s=_LAST_WORDS_S[state])
 
     @asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
