@@ -217,12 +217,17 @@ class RouteRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a request runs. Without `prefill` the decode worker computes the prompt itself."""
+    """Where a request runs. Without `prefill` the decode worker computes the prompt itself.
+
+    With `source`, the worker that computes the prompt first pulls the KV of its first `source_tokens` from there.
+    """
 
     request_id: RequestId
     decode: WorkerId
     prefill: WorkerId | None = None
     cached_tokens: int = 0  # prompt tokens expected in the cache of the worker that computes the prompt
+    source: WorkerId | None = None
+    source_tokens: int = 0
 
 
 # --- status -------------------------------------------------------------------------------------------------------

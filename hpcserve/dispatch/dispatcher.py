@@ -117,28 +117,55 @@ class Dispatcher:
                 self._head.release(request.request_id)
 
     async def _execute(self, request: EngineRequest, assignment: Assignment, progress: _Progress) -> None:
-        handle = await self._prefill(request, assignment.prefill) if assignment.prefill else None
+        if assignment.source is not None:
+            request = await self._with_prefix_from(assignment.source, assignment.source_tokens, request)
+        if assignment.prefill is not None:
+            handle = await self._prefill(request, assignment.prefill)
+            request = msgspec.structs.replace(request, kv=handle)
         decode = await self._agents.link(assignment.decode, self._address(assignment.decode))
-        await decode.generate(msgspec.structs.replace(request, kv=handle), self._reporting_prefill(progress))
+        await decode.generate(request, self._reporting_prefill(progress))
+
+    async def _with_prefix_from(self, source: WorkerId, num_tokens: int, request: EngineRequest) -> EngineRequest:
+        """Return the request with a handle to its warm prefix; without one if that cannot be had after all."""
+        prefix = msgspec.structs.replace(
+            request,
+            request_id=RequestId(f"{request.request_id}-source"),
+            token_ids=request.token_ids[:num_tokens],
+            num_resumed=0,
+        )
+        try:
+            handle = await self._handle_for(prefix, source)
+        except (WorkerLost, EngineError) as err:
+            log.warning("%s: its prefix is computed, not pulled: %s", request.request_id, err.message)
+            self.counts.pulls_lost += 1
+            return request
+        self.counts.prefixes_pulled += 1
+        return msgspec.structs.replace(request, kv=handle)
 
     async def _prefill(self, request: EngineRequest, worker: WorkerId) -> KvHandle | None:
         """Compute the prompt elsewhere. None if that worker is lost: the decode worker computes it then."""
-        outputs: list[EngineOutput] = []
-        prompt = msgspec.structs.replace(
-            request, prefill_only=True, request_id=RequestId(f"{request.request_id}-prefill")
-        )
+        prompt = msgspec.structs.replace(request, request_id=RequestId(f"{request.request_id}-prefill"))
         try:
-            link = await self._agents.link(worker, self._address(worker))
-            await link.generate(prompt, outputs.append)
+            handle = await self._handle_for(prompt, worker)
         except WorkerLost as err:
             log.warning("%s: prefill lost, computing on the decode worker: %s", request.request_id, err.message)
             self.counts.prefills_lost += 1
             return None
-        if outputs[-1].error is not None:
-            raise EngineError(outputs[-1].error)
         self.counts.remote_prefills += 1
         self._head.prefilled(request.request_id)
-        return outputs[-1].kv
+        return handle
+
+    async def _handle_for(self, prompt: EngineRequest, worker: WorkerId) -> KvHandle | None:
+        """Have a prompt computed (at once, if it is cached there) and return the handle to its KV."""
+        outputs: list[EngineOutput] = []
+        link = await self._agents.link(worker, self._address(worker))
+        await link.generate(msgspec.structs.replace(prompt, prefill_only=True), outputs.append)
+        last = outputs[-1]
+        if last.error is not None:
+            raise EngineError(last.error)
+        if last.finish_reason == "abort":
+            raise WorkerLost(f"{worker} aborted the prefill")
+        return last.kv
 
     def _reporting_prefill(self, progress: _Progress) -> OnOutput:
         """Tell the head of the first output, which ends the prefill."""

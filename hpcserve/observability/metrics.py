@@ -53,6 +53,8 @@ class DispatchCounts:
     reassigned: int = 0  # given to another worker after theirs was lost
     remote_prefills: int = 0  # prompts computed by another worker than the one that decoded
     prefills_lost: int = 0  # of those, lost on the way: the decode worker computed the prompt
+    prefixes_pulled: int = 0  # warm prefixes handed from one worker to another instead of being computed again
+    pulls_lost: int = 0  # of those, not handed over after all: the prefix was computed
 
 
 class ServiceMetrics(Collector):
@@ -104,6 +106,8 @@ class ServiceMetrics(Collector):
             ("hpcserve_reassignments", "Sequences moved off a lost worker.", self._dispatch.reassigned),
             ("hpcserve_remote_prefills", "Prompts computed by a prefill worker.", self._dispatch.remote_prefills),
             ("hpcserve_lost_prefills", "Prompts lost with a prefill worker.", self._dispatch.prefills_lost),
+            ("hpcserve_prefix_pulls", "Warm prefixes moved between workers.", self._dispatch.prefixes_pulled),
+            ("hpcserve_lost_prefix_pulls", "Warm prefixes that could not be moved.", self._dispatch.pulls_lost),
             ("hpcserve_client_disconnects", "Clients that hung up early.", self.disconnects),
             ("hpcserve_slow_clients_dropped", "Clients dropped for not reading.", self.slow_clients),
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from hpcserve.errors import EngineError, Unavailable
@@ -171,3 +172,48 @@ async def test_an_error_in_the_callers_sink_ends_the_request_everywhere(cell: Ce
         await asyncio.wait_for(cell.dispatcher.run(request(), refuse), 5)
     await asyncio.wait_for(engine.closing.wait(), 1)
     await released(cell)
+
+
+async def assigned(cell: Cell, monkeypatch: pytest.MonkeyPatch, **fields: object) -> None:
+    """Have the router answer with these fields over what it would have chosen."""
+    choose = cell.router.assign
+    monkeypatch.setattr(cell.router, "assign", lambda route, now: msgspec.structs.replace(choose(route, now), **fields))
+
+
+async def test_a_warm_prefix_is_pulled_from_its_holder_by_whoever_computes_the_prompt(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, worker = await cell.add("both"), await cell.add("both")
+    await assigned(cell, monkeypatch, decode=worker.worker, source=holder.worker, source_tokens=64)
+    outputs: list[EngineOutput] = []
+    await cell.dispatcher.run(request(), outputs.append)
+    assert [(seen.prefill_only, len(seen.token_ids)) for seen in holder.seen] == [(True, 64)]
+    handle = worker.seen[0].kv
+    assert handle is not None
+    assert (handle.source, handle.num_tokens) == (holder.worker, 64)
+    assert text_of(outputs) == UNDISTURBED
+    assert cell.dispatcher.counts.prefixes_pulled == 1
+
+
+async def test_a_prefill_worker_pulls_the_prefix_and_hands_on_the_whole_prompt(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, prefill, decode = await cell.add("prefill"), await cell.add("prefill"), await cell.add("decode")
+    await assigned(cell, monkeypatch, prefill=prefill.worker, source=holder.worker, source_tokens=512)
+    await cell.dispatcher.run(request(num_prompt=1000), lambda output: None)
+    pulled, handed = prefill.seen[0].kv, decode.seen[0].kv
+    assert pulled is not None
+    assert handed is not None
+    assert (pulled.source, pulled.num_tokens) == (holder.worker, 512)
+    assert (handed.source, handed.num_tokens) == (prefill.worker, 1000)
+
+
+async def test_a_prefix_whose_holder_is_lost_is_computed(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder, worker = await cell.add("both"), await cell.add("both")
+    await assigned(cell, monkeypatch, decode=worker.worker, source=holder.worker, source_tokens=64)
+    await cell.planes[holder.worker].close()
+    outputs: list[EngineOutput] = []
+    await cell.dispatcher.run(request(), outputs.append)
+    assert worker.seen[0].kv is None
+    assert text_of(outputs) == UNDISTURBED
+    assert cell.dispatcher.counts.pulls_lost == 1
