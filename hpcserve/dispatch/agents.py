@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 OnOutput = Callable[[EngineOutput], None]
 
-_CONNECT_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 3.0
 _decode_output = msgspec.msgpack.Decoder(EngineOutput).decode
 
 
