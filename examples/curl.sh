@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # The endpoint with nothing but curl: the model, a chat, and the same chat as a stream.
 #
-#   examples/curl.sh http://127.0.0.1:8000/v1 "$(hpcserve key)"
+#   examples/curl.sh http://127.0.0.1:8000/v1 "$(hpcserve key --header)"
+#
+# The second argument is a file, since everybody on a login node can read command lines; leave it out where no key is needed.
 set -euo pipefail
 endpoint=${1:-http://127.0.0.1:8000/v1}
-key=${2:-none}
+header=${2:-/dev/null}
 
-ask() { curl --silent --show-error --fail-with-body --header "Authorization: Bearer $key" "$@"; }
+ask() { curl --silent --show-error --fail-with-body --header @"$header" "$@"; }
 first_model() { python3 -c 'import json, sys; print(json.load(sys.stdin)["data"][0]["id"])'; }
 
 model=$(ask "$endpoint/models" | first_model)

@@ -1,14 +1,16 @@
 """Talks to a deployment with the openai package: a chat, a streamed chat, and text completions.
 
-    python examples/openai_client.py --endpoint http://127.0.0.1:8000/v1 --key "$(hpcserve key)"
+    python examples/openai_client.py --endpoint http://127.0.0.1:8000/v1 --key-file "$(hpcserve key --path)"
 
-Without the options it reads OPENAI_BASE_URL and OPENAI_API_KEY, as the package itself does.
+Without the options it reads OPENAI_BASE_URL and OPENAI_API_KEY, as the package itself does. There is no option for the
+key itself: everybody on a login node can read command lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 import openai
 
@@ -18,9 +20,10 @@ QUESTION = "Why do queues form?"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--endpoint", default=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"))
-    parser.add_argument("--key", default=os.environ.get("OPENAI_API_KEY", "none"))  # the package insists on one
+    parser.add_argument("--key-file", type=Path)
     args = parser.parse_args()
-    with openai.OpenAI(base_url=args.endpoint, api_key=args.key) as client:
+    key = args.key_file.read_text().strip() if args.key_file else os.environ.get("OPENAI_API_KEY", "none")
+    with openai.OpenAI(base_url=args.endpoint, api_key=key) as client:  # the package insists on a key
         model = next(iter(client.models.list())).id
         print(f"model: {model}")
         chat(client, model)

@@ -11,4 +11,4 @@ trap 'hpcserve down --name "$name"' EXIT
 
 field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1" <<< "$deployment"; }
 
-"$(dirname "$0")/curl.sh" "$(field endpoint)" "$(cat "$(field key_file)")"
+"$(dirname "$0")/curl.sh" "$(field endpoint)" "$(hpcserve key --name "$name" --header)"
