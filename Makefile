@@ -54,7 +54,8 @@ format: ## rewrite the sources in the house format
 	$(BIN)/ruff check --fix
 
 bench: install ## every benchmark; prints ratios
-	@for script in tests/benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in tests/benchmarks/[a-z]*.py; do \
+	  module=tests.benchmarks.$$(basename $$script .py); echo "== $$module"; $(BIN)/python -m $$module || exit 1; done
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

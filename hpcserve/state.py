@@ -227,12 +227,12 @@ class StateDir:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the deployment for one head. Raises `DeploymentError` while another process holds it."""
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as err:
-                raise DeploymentError(f"another head already runs deployment {self.name!r} in {self.path}") from err
+        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(file, self.path)
             yield
+        finally:
+            os.close(file)
 
     def _read(self, name: str, record: type[_Record]) -> _Record | None:
         try:
@@ -253,6 +253,17 @@ def state_root() -> Path:
     """
     configured = os.environ.get("HPCSERVE_STATE_DIR")
     return Path(configured) if configured else Path.home() / ".local" / "state" / "hpcserve"
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as err:
+        raise DeploymentError(f"another head already runs deployment {path.name!r} in {path}") from err
+    except OSError as err:
+        raise DeploymentError(
+            f"{path} is on a file system without locks ({err.strerror}); set HPCSERVE_STATE_DIR to one with them"
+        ) from err
 
 
 def _start_time(pid: int) -> int | None:

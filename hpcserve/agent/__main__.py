@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from hpcserve.agent.membership import DASK_CONFIG
 from hpcserve.agent.node import NodeAgent, NodeSpec
 from hpcserve.comm.address import announce_host
 from hpcserve.config.models import Config
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import ConfigError, HpcserveError
 from hpcserve.observability.logging import configure_logging
 from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
@@ -35,7 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     state = StateDir(args.state_dir)
     config = state.read_config()
     configure_logging(config.log_level)
-    scratch = Path(tempfile.mkdtemp(prefix=f"hpcserve-{args.name}-", dir=_scratch_root(config)))
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f"hpcserve-{args.name}-", dir=scratch_root(config)))
+    except HpcserveError as err:
+        log.error("%s", err.message)
+        return err.exit_code
     try:
         spec = NodeSpec(
             worker=WorkerId(args.name),
@@ -75,8 +80,19 @@ def _stop_or_die(agent: NodeAgent) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 143)
 
 
-def _scratch_root(config: Config) -> str | None:
-    return str(config.cluster.scratch) if config.cluster.scratch else None  # None: $TMPDIR, else /tmp
+def scratch_root(config: Config) -> str | None:
+    """Return the directory for this worker's own; None stands for $TMPDIR, else /tmp. Variables are this node's.
+
+    Raises `ConfigError` for one that is not a directory here, or names a variable that is not set here.
+    """
+    if config.cluster.scratch is None:
+        return None
+    path = os.path.expandvars(config.cluster.scratch)
+    if not os.path.isdir(path):
+        raise ConfigError(
+            f"cluster.scratch = {config.cluster.scratch} is no directory on {socket.gethostname()} (read as {path})"
+        )
+    return path
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

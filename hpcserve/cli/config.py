@@ -24,13 +24,15 @@ def command() -> None:
 def show(ctx: click.Context, as_json: bool) -> None:
     """Print every value and where it came from, as a YAML file that gives the same configuration again.
 
-    Takes the options of `hpcserve up` and prints what `up` would use.
+    Takes the options of `hpcserve up` and prints what `up` would use; standard error says what that still lacks.
     """
     from hpcserve.config.show import as_json as to_json
     from hpcserve.config.show import as_yaml
 
-    loaded = load_config(ctx)
+    loaded = load_config(ctx, allow_contradictions=True)
     click.echo(json.dumps(to_json(loaded), indent=2) if as_json else as_yaml(loaded), nl=as_json)
+    for line in loaded.contradictions:
+        click.echo(f"note: up would refuse this: {line}", err=True)
 
 
 @command.command("schema")

@@ -33,7 +33,7 @@ def config_options(command: _Command) -> _Command:
     return command
 
 
-def load_config(ctx: click.Context) -> LoadedConfig:
+def load_config(ctx: click.Context, *, allow_contradictions: bool = False) -> LoadedConfig:
     """Put the configuration together from the options, the environment and the file. Raises `ConfigError`."""
     from hpcserve.config import PoolFlags, Setting, load
 
@@ -43,6 +43,7 @@ def load_config(ctx: click.Context) -> LoadedConfig:
         assignments=given.get(_ASSIGNMENTS, ()),
         flags=[Setting(path, value, flag) for path, value, flag in given.get(_FLAGS, [])],
         pools=PoolFlags(**given.get(_SIZES, {})),
+        allow_contradictions=allow_contradictions,
     )
 
 

@@ -32,6 +32,7 @@ class LoadedConfig:
     config: Config
     origins: dict[str, str]
     file: Path | None = None
+    contradictions: tuple[str, ...] = ()  # one line each; what has any cannot be brought up
 
 
 @dataclass
@@ -50,8 +51,11 @@ def load(
     flags: Sequence[Setting] = (),
     pools: PoolFlags | None = None,
     environ: Mapping[str, str] | None = None,
+    allow_contradictions: bool = False,
 ) -> LoadedConfig:
     """Put a configuration together. Raises `ConfigError` whose message has one line for each mistake.
+
+    With `allow_contradictions`, values that are right by themselves but not together are returned with what is wrong.
 
     `file` is what `--config` names; without it `find_file` decides. Relative paths in any of the places are relative to
     the current directory, and become absolute here, because other processes on other hosts read them.
@@ -65,9 +69,10 @@ def load(
     below, origins = _build(settings)
     if pools is not None and pools.are_given:
         below, origins = _build([*settings, *pool_settings(pools, below.pools)])
-    if wrong := contradictions(below, origins):
+    wrong = contradictions(below, origins)
+    if wrong and not allow_contradictions:
         raise ConfigError("\n".join(wrong))
-    return LoadedConfig(below, origins, file)
+    return LoadedConfig(below, origins, file, tuple(wrong))
 
 
 def find_file(environ: Mapping[str, str] | None = None) -> Path | None:

@@ -105,10 +105,9 @@ def _check_port(config: Config) -> None:
 
 def _prepare(state: StateDir, config: Config) -> None:
     state.create()
-    if not state.tls_cert.exists():
-        cert, key = create_identity()
-        state.write_private(state.tls_key, key)
-        state.write_private(state.tls_cert, cert)
+    cert, key = create_identity()  # anew: nothing of an earlier life is left to know it, and certificates end
+    state.write_private(state.tls_key, key)
+    state.write_private(state.tls_cert, cert)
     state.clear_head()
     state.write_jobs([])
     state.write_failure("")

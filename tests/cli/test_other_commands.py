@@ -304,3 +304,10 @@ def test_no_thread_is_left_behind(run, serving: FakeServe) -> None:
     before = set(threading.enumerate())
     run("status", serve=serving)
     assert set(threading.enumerate()) <= before
+
+
+def test_config_show_without_a_model_shows_the_rest_and_says_what_is_missing(run) -> None:
+    result = run("config", "show")
+    assert result.exit_code == 0
+    assert "policy: kv" in result.stdout
+    assert "up would refuse this: model.path" in result.stderr
