@@ -123,12 +123,6 @@ class WorkerLost(EngineError):
     code = "worker_lost"
 
 
-class KvTransferFailed(EngineError):
-    """KV blocks could not be moved. The request is recomputed."""
-
-    code = "kv_transfer_failed"
-
-
 class ConnectionLost(HpcserveError):
     """A channel to another hpcserve process broke, or could not be opened."""
 

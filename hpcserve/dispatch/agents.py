@@ -102,6 +102,7 @@ class AgentPool:
         self._security = security
         self._links: dict[WorkerId, AgentLink] = {}
         self._opening: dict[WorkerId, asyncio.Lock] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def link(self, worker: WorkerId, address: str) -> AgentLink:
         """Return an open link. Raises `WorkerLost` if the agent cannot be reached."""
@@ -120,7 +121,9 @@ class AgentPool:
         link = self._links.pop(worker, None)
         if link is not None:
             link.on_close()
-            self._closing = asyncio.create_task(link.close())
+            closing = asyncio.create_task(link.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def known(self) -> list[WorkerId]:
         """Return the workers that there are links to."""
