@@ -14,6 +14,7 @@ COMMANDS = {
     "key": "Print the API key of a deployment.",
     "config": "Show the configuration, its schema, or which file is read.",
     "tiny-model": "Make a small model to try things out with.",
+    "simulate": "Replay a trace in virtual time: latencies, cache hits, worker-hours.",
     "version": "Print the version.",
     "completion": "Print a completion script for bash, zsh or fish.",
 }

@@ -19,10 +19,12 @@ class Rate:
         """Tokens a second; None until something was measured."""
         return self._tokens / self._seconds if self._seconds else None
 
-    def add(self, tokens: int, seconds: float) -> None:
-        """Count one step."""
-        self._tokens = self._tokens * _DECAY + tokens
-        self._seconds = self._seconds * _DECAY + seconds
+    def add(self, tokens: int, seconds: float, num_steps: int = 1) -> None:
+        """Count equal steps of so many tokens and seconds each."""
+        past = _DECAY**num_steps
+        weight = (1 - past) / (1 - _DECAY)  # of the steps together, the last one's being 1
+        self._tokens = self._tokens * past + tokens * weight
+        self._seconds = self._seconds * past + seconds * weight
 
 
 class Meter:

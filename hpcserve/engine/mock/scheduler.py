@@ -168,26 +168,33 @@ class Scheduler:
 
     def _take_waiting(self, now: float) -> Sequence | None:
         """Take the next of the queue, with the blocks that are cached, if all it needs would fit."""
-        while self._waiting and self._waiting[0][2].state is SequenceState.DONE:
-            heapq.heappop(self._waiting)
-        if not self._waiting:
+        found = self._find_next()
+        if found is None:
             return None
-        sequence = self._waiting[0][2]
-        size = self.limits.block_size
-        # The last token is computed in any case: its logits are what the first output token is drawn from.
-        hit = self.pool.find(sequence.names[: (sequence.num_tokens - 1) // size])
-        if self.pool.num_free_without(hit) < self._blocks_for(sequence.num_tokens) - len(hit):
-            return None
+        sequence, hit = found
         heapq.heappop(self._waiting)
         self.pool.reference(hit)
         sequence.blocks = hit
         sequence.num_named = len(hit)
-        sequence.num_computed = len(hit) * size
+        sequence.num_computed = len(hit) * self.limits.block_size
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.num_computed
         if sequence.pull_tokens > sequence.num_computed:
             self._start_pull(sequence, now)
         return sequence
+
+    def _find_next(self) -> tuple[Sequence, list[int]] | None:
+        """Return the next of the queue and its cached blocks; None if nobody waits, or what it needs does not fit."""
+        while self._waiting and self._waiting[0][2].state is SequenceState.DONE:
+            heapq.heappop(self._waiting)
+        if not self._waiting:
+            return None
+        sequence = self._waiting[0][2]
+        # The last token is computed in any case: its logits are what the first output token is drawn from.
+        hit = self.pool.find(sequence.names[: (sequence.num_tokens - 1) // self.limits.block_size])
+        if self.pool.num_free_without(hit) < self._blocks_for(sequence.num_tokens) - len(hit):
+            return None
+        return sequence, hit
 
     def _start_pull(self, sequence: Sequence, now: float) -> None:
         """Fetch what the cache lacks. Pulls share one link, one after the other."""
