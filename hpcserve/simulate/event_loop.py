@@ -185,9 +185,9 @@ class _Replay:
         self._router.apply(batch)
 
     def _note_tokens(self, worker: SimulatedWorker, finished: Finished, now: float) -> None:
-        if finished.num_steps > 1:
-            self._gaps.add(finished.step_s, (finished.num_steps - 1) * len(finished.emitted))
-        last_begins_at = now - (finished.num_steps - 1) * finished.step_s
+        for step_s in finished.steps_s[1:]:
+            self._gaps.add(step_s, len(finished.emitted))
+        first_at = now - sum(finished.steps_s[1:])  # end of the first step
         for sequence in finished.emitted:
             writer = sequence.writer
             assert isinstance(writer, CountdownWriter)
@@ -197,7 +197,7 @@ class _Replay:
                 writer.record.first_token_at = now
                 self._count_prompt(worker, sequence, writer.record)
             else:
-                self._gaps.add(last_begins_at - writer.last_at)
+                self._gaps.add(first_at - writer.last_at)
             writer.last_at = now
 
     def _count_prompt(self, worker: SimulatedWorker, sequence: Sequence, record: Record) -> None:
@@ -207,7 +207,7 @@ class _Replay:
         worker.pulled_tokens += sequence.pulled_tokens
         record.pulled_tokens += sequence.pulled_tokens
         if sequence.prefill_only or (record.assignment is not None and record.assignment.prefill is None):
-            record.cached_tokens = cached
+            record.first_cached_tokens = record.cached_tokens = cached
         self._router.prefill_done(record.request_id)
 
     def _finish(self, worker: SimulatedWorker, sequence: Sequence, now: float) -> None:
@@ -219,6 +219,8 @@ class _Replay:
             self._submit(record, record.assignment.decode, record.num_prompt, now)
             return
         record.ended_at = now
+        if sequence.num_preemptions:
+            record.cached_tokens = max(record.cached_tokens, sequence.most_cached_tokens)
         record.block_hashes = []
         self._router.release(record.request_id)
 

@@ -23,7 +23,8 @@ class Record:
     assignment: Assignment | None = None
     first_token_at: float | None = None
     ended_at: float | None = None
-    cached_tokens: int = 0  # found where the prompt was computed, when it first ran
+    first_cached_tokens: int = 0  # of the prompt, found where it was computed, when it first ran
+    cached_tokens: int = 0  # the same, or what was found after a preemption, if that is more
     pulled_tokens: int = 0
     is_rejected: bool = False
 

@@ -35,6 +35,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     itl_ms: Spread  # over all gaps between two tokens of a request
     e2e_ms: Spread  # over requests
     prefix_hit_ratio: float  # prompt tokens found in the cache of the worker that computes the prompt, over all
+    first_hit_ratio: float  # the same, without what was found after a preemption: mostly the request's own blocks
     kv_pulled_tokens: int  # fetched from other workers, decode workers' own included
     goodput: float  # requests a second that met the SLO
     slo_attainment: float  # share of requests that met it
@@ -60,6 +61,7 @@ def make_report(scenario: Scenario, records: Sequence[Record], gaps: Gaps, stats
         itl_ms=_spread_of_gaps(gaps),
         e2e_ms=spread([record.e2e_s * 1000 for record in done]),
         prefix_hit_ratio=sum(record.cached_tokens for record in done) / prompt_tokens if prompt_tokens else 0.0,
+        first_hit_ratio=sum(record.first_cached_tokens for record in done) / prompt_tokens if prompt_tokens else 0.0,
         kv_pulled_tokens=sum(record.pulled_tokens for record in done),
         goodput=num_good / duration_s if duration_s else 0.0,
         slo_attainment=num_good / len(records) if records else 0.0,

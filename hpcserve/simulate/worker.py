@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from math import inf
+from operator import sub
 
 from hpcserve.engine.mock.leap import Leap, LeapingScheduler
 from hpcserve.engine.mock.meter import Meter
@@ -25,8 +26,7 @@ class Finished:
     events: list[KvEvent]
     emitted: Many[Sequence]  # got a token at the end of each step
     ended: Many[Sequence]
-    num_steps: int
-    step_s: float  # of the last step
+    steps_s: list[float]  # durations
 
 
 class SimulatedWorker:
@@ -52,8 +52,8 @@ class SimulatedWorker:
             return
         self._leap = self.scheduler.find_leap(now)
         if self._leap is not None:
-            self._num_steps = self._leap.num_steps
-            self.ends_at = self._leap.end(self._num_steps)
+            self._num_steps = len(self._leap.ends)
+            self.ends_at = self._leap.ends[-1]
         else:
             self._step = self.scheduler.step(now)
             self.ends_at = now + self._step.duration_s
@@ -63,7 +63,7 @@ class SimulatedWorker:
         self.scheduler.add(sequence)
         if self._leap is not None:
             self._num_steps = self._leap.begun_before(now)
-            self.ends_at = self._leap.end(self._num_steps)
+            self.ends_at = self._leap.ends[self._num_steps - 1]
 
     def finish(self) -> Finished:
         """Return what the step or leap gave, and be idle."""
@@ -75,7 +75,7 @@ class SimulatedWorker:
         assert step is not None
         self._meter.add(step)
         self.generated_tokens += len(step.emitted)
-        return Finished(step.events, step.emitted, step.finished, 1, step.duration_s)
+        return Finished(step.events, step.emitted, step.finished, [step.duration_s])
 
     def held(self, names: Many[BlockHash]) -> int:
         """Return how many leading blocks of `names` are in its cache."""
@@ -99,6 +99,8 @@ class SimulatedWorker:
 
     def _finish_leap(self, leap: Leap) -> Finished:
         events = self.scheduler.leap(leap, self._num_steps)
-        self._meter.decode.add(len(leap.sequences), leap.step_s, self._num_steps)
+        ends = leap.ends[: self._num_steps]
+        steps_s = list(map(sub, ends, [leap.begins_at, *ends]))
+        self._meter.decode.add(len(leap.sequences), (ends[-1] - leap.begins_at) / len(ends), len(ends))
         self.generated_tokens += len(leap.sequences) * self._num_steps
-        return Finished(events, leap.sequences, (), self._num_steps, leap.step_s)
+        return Finished(events, leap.sequences, (), steps_s)

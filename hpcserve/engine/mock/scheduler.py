@@ -3,8 +3,8 @@
 The rules are those of vLLM's scheduler as Dynamo's mocker models it. A step first serves what runs, in order of
 admission, then admits from the queue while tokens, sequences and blocks are left; prompts are cut into chunks, and
 decoding mixes with prefilling. When blocks run out, the sequence admitted last is preempted: it loses its blocks, keeps
-its tokens, and computes them again. A step takes one prefill pass over its new prompt tokens plus one decode step if
-any sequence gets a token; a first token asked for with `prefill_only` comes with the prefill pass.
+its tokens, and computes them again. A step takes one prefill pass over its new prompt tokens, which also gives first tokens,
+plus one decode step if any sequence decodes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Step:
 
     duration_s: float = 0.0
     prefill_tokens: int = 0
+    decode_context: int = 0  # tokens of the sequences that decode, all together; what they share counts for each
     emitted: list[Sequence] = field(default_factory=list)  # got one token each
     finished: list[Sequence] = field(default_factory=list)  # of these, the ones that ended
     events: list[KvEvent] = field(default_factory=list)
@@ -109,8 +110,8 @@ class Scheduler:
             self._admit(step, budget, now)
         step.emitted = [s for s in self._running if s.num_computed == s.num_tokens]
         step.duration_s = self.timing.prefill_s(step.prefill_tokens)
-        if not all(s.prefill_only for s in step.emitted):
-            step.duration_s += self.timing.decode_s(self.pool.usage)
+        if step.decode_context:
+            step.duration_s += self._decode_s(step.decode_context)
         self._write(step)
         step.events = self.pool.take_events()
         self._is_stalled = not (step.emitted or step.prefill_tokens or self._running)
@@ -148,6 +149,8 @@ class Scheduler:
         """Compute `count` tokens more, and let later sequences find the blocks that are full with them."""
         if sequence.num_computed < sequence.num_prompt or count > 1:
             step.prefill_tokens += count
+        else:
+            step.decode_context += sequence.num_tokens
         sequence.num_computed += count
         if sequence.num_computed // self.limits.block_size > sequence.num_named:
             self._name_full_blocks(sequence)
@@ -179,6 +182,7 @@ class Scheduler:
         sequence.num_computed = len(hit) * self.limits.block_size
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.num_computed
+        sequence.most_cached_tokens = max(sequence.most_cached_tokens, min(sequence.num_computed, sequence.num_prompt))
         if sequence.pull_tokens > sequence.num_computed:
             self._start_pull(sequence, now)
         return sequence
@@ -254,6 +258,10 @@ class Scheduler:
         sequence.state = SequenceState.DONE
         del self._sequences[sequence.request_id]
         self._is_stalled = False
+
+    def _decode_s(self, context: int) -> float:
+        """Return the duration of a decode step over so many tokens of context."""
+        return self.timing.decode_s(min(1.0, context / (self.limits.num_blocks * self.limits.block_size)))
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.limits.block_size)

@@ -49,6 +49,7 @@ class Sequence:
     num_named: int = 0  # leading blocks that the prefix cache was told of
     blocks: list[int] = field(default_factory=list)
     cached_tokens: int | None = None  # prompt tokens found here when it first ran
+    most_cached_tokens: int = 0  # prompt tokens found here when it ran, first or after a preemption
     pulled_tokens: int = 0  # prompt tokens fetched from another worker
     num_preemptions: int = 0
 

@@ -18,7 +18,7 @@ class TimingModel:
     kv_bytes_per_token: int = 131072
     kv_bandwidth_bytes_per_s: float = 50e9
     prefill_ms: tuple[float, float, float] = (4.209989e-07, 1.518344e-02, 16.50142)  # in new tokens
-    decode_ms: tuple[float, float, float] = (-25.74, 54.01, 5.74)  # in the share of KV blocks in use
+    decode_ms: tuple[float, float, float] = (-25.74, 54.01, 5.74)  # in the share of the KV cache that is read
     min_decode_ms: float = 1.0
 
     @classmethod
@@ -32,9 +32,13 @@ class TimingModel:
             return 0.0
         return _polynomial(self.prefill_ms, num_tokens) / 1000
 
-    def decode_s(self, kv_usage: float) -> float:
-        """Return the duration of one decode step with `kv_usage` (0 to 1) of the KV blocks in use."""
-        return max(self.min_decode_ms, _polynomial(self.decode_ms, kv_usage)) / 1000
+    def decode_s(self, kv_read: float) -> float:
+        """Return the duration of one decode step.
+
+        `kv_read` is the context of the sequences that decode, in tokens, over the tokens that the KV cache can hold.
+        Sequences that share blocks each read them; 1 is the most that the polynomial is meant for.
+        """
+        return max(self.min_decode_ms, _polynomial(self.decode_ms, kv_read)) / 1000
 
     def transfer_s(self, num_tokens: int) -> float:
         """Return the duration of moving the KV of `num_tokens` tokens between workers."""
