@@ -41,7 +41,7 @@ class LeapingScheduler(Scheduler):
     """A scheduler whose sequences all have a `CountingWriter`."""
 
     def find_leap(self, now: float) -> Leap | None:
-        """Return the plain decode steps that come next if nobody adds or aborts a sequence; None if `step` has to look."""
+        """Return the plain decode steps that come next if nobody adds or aborts a sequence. None: `step` must look."""
         running = self._running
         if not running or self._landed or len(running) > self.limits.max_batched_tokens:
             return None

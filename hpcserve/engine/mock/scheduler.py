@@ -3,8 +3,8 @@
 The rules are those of vLLM's scheduler as Dynamo's mocker models it. A step first serves what runs, in order of
 admission, then admits from the queue while tokens, sequences and blocks are left; prompts are cut into chunks, and
 decoding mixes with prefilling. When blocks run out, the sequence admitted last is preempted: it loses its blocks, keeps
-its tokens, and computes them again. A step takes one prefill pass over its new prompt tokens, which also gives first tokens,
-plus one decode step if any sequence decodes.
+its tokens, and computes them again. A step takes one prefill pass over its new prompt tokens, which also gives first
+tokens, plus one decode step if any sequence decodes.
 """
 
 from __future__ import annotations
