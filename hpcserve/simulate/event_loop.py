@@ -185,9 +185,9 @@ class _Replay:
         self._router.apply(batch)
 
     def _note_tokens(self, worker: SimulatedWorker, finished: Finished, now: float) -> None:
-        for step_s in finished.steps_s[1:]:
-            self._gaps.add(step_s, len(finished.emitted))
-        first_at = now - sum(finished.steps_s[1:])  # end of the first step
+        later_steps_s = finished.steps_s[1:]
+        self._gaps.add_each(later_steps_s, len(finished.emitted))
+        first_at = now - sum(later_steps_s)  # end of the first step
         for sequence in finished.emitted:
             writer = sequence.writer
             assert isinstance(writer, CountdownWriter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpcserve.types import Assignment, BlockHash, RequestId
@@ -55,6 +56,12 @@ class Gaps:
     def add(self, gap_s: float, count: int = 1) -> None:
         """Count `count` gaps of this length."""
         self.counts[round(gap_s * _NS)] += count
+
+    def add_each(self, gaps_s: Iterable[float], count: int) -> None:
+        """Count `count` gaps of each of these lengths."""
+        counts = self.counts
+        for gap_s in gaps_s:
+            counts[round(gap_s * _NS)] += count
 
 
 class CountdownWriter:

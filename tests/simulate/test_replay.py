@@ -1,11 +1,14 @@
 """The whole of a replay, against numbers that can be worked out by hand and against the steps of the scheduler."""
 
+import msgspec
 import pytest
 
 from hpcserve.engine.mock.leap import LeapingScheduler
 from hpcserve.engine.mock.timing import TimingModel
 from hpcserve.errors import ConfigError
+from hpcserve.router import Router
 from hpcserve.simulate import replay
+from hpcserve.types import WorkerId
 
 TIMING = TimingModel()
 CACHE = 16384 * 64  # tokens
@@ -135,3 +138,33 @@ def test_preempted_requests_are_finished_and_find_their_own_blocks(scenario, con
 def test_a_scenario_that_makes_no_sense_is_refused(scenario, ask, fields):
     with pytest.raises(ConfigError):
         replay(scenario(**fields), [ask()])
+
+
+@pytest.mark.parametrize(("offered", "pulled"), [(6400, 6400), (640, 640), (0, 0)])
+def test_a_prefix_is_pulled_from_the_source_that_the_router_names(scenario, ask, monkeypatch, offered, pulled):
+    assign = Router.assign
+
+    def with_source(self, request, now):
+        assignment = assign(self, request, now)
+        if now > 0:
+            assignment = msgspec.structs.replace(assignment, source=WorkerId("both-0"), source_tokens=offered)
+        return assignment
+
+    monkeypatch.setattr(Router, "assign", with_source)
+    report = replay(scenario(workers=2), [ask(num_output=1), ask(at=60.0, num_prompt=7000, num_output=1)])
+    assert report.kv_pulled_tokens == pulled
+    second_s = TIMING.transfer_s(pulled) + TIMING.prefill_s(7000 - pulled)
+    assert report.ttft_ms.mean == pytest.approx(500 * (TIMING.prefill_s(6400) + second_s))
+
+
+def test_what_the_source_has_lost_is_computed(scenario, ask, monkeypatch):
+    assign = Router.assign
+
+    def with_source(self, request, now):
+        assignment = assign(self, request, now)
+        return msgspec.structs.replace(assignment, source=WorkerId("both-1"), source_tokens=6400)
+
+    monkeypatch.setattr(Router, "assign", with_source)
+    report = replay(scenario(workers=2), [ask(num_output=1)])
+    assert report.kv_pulled_tokens == 0
+    assert report.ttft_ms.mean == pytest.approx(1000 * TIMING.prefill_s(6400))

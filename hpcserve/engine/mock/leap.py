@@ -69,7 +69,9 @@ class LeapingScheduler(Scheduler):
         """Return when each of the next steps ends, if each gives every running sequence a token."""
         context = sum(sequence.num_tokens for sequence in self._running)
         contexts = range(context, context + num_steps * len(self._running), len(self._running))
-        return list(accumulate(map(self._decode_s, contexts), initial=now))[1:]
+        capacity = self.limits.num_blocks * self.limits.block_size
+        durations = self.timing.decode_many_s([min(1.0, context / capacity) for context in contexts])
+        return list(accumulate(durations, initial=now))[1:]
 
     def _num_plain_steps(self, sequence: Sequence) -> int:
         """Return in how many steps it would get its next token without a new block, and without ending."""

@@ -6,6 +6,7 @@ replay (1.6.1) was seen to follow them to six digits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hpcserve.config.models import MockConfig
@@ -39,6 +40,11 @@ class TimingModel:
         Sequences that share blocks each read them; 1 is the most that the polynomial is meant for.
         """
         return max(self.min_decode_ms, _polynomial(self.decode_ms, kv_read)) / 1000
+
+    def decode_many_s(self, kv_reads: Iterable[float]) -> list[float]:
+        """Return `decode_s` of each: a simulator asks for millions."""
+        square, linear, constant = self.decode_ms
+        return [max(self.min_decode_ms, (square * x + linear) * x + constant) / 1000 for x in kv_reads]
 
     def transfer_s(self, num_tokens: int) -> float:
         """Return the duration of moving the KV of `num_tokens` tokens between workers."""
