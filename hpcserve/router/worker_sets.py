@@ -1,0 +1,103 @@
+"""Sets of workers, each kept once under a small number. It knows nothing of blocks but how many point to each set.
+
+Blocks are stored and evicted by the prompt, so a few sets serve millions of blocks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hpcserve.router.block_table import FREE, GONE
+
+
+class WorkerSets:
+    """Sets as bit masks: bit `s` says that the worker in slot `s` is in the set. Set FREE and set GONE are empty."""
+
+    def __init__(self) -> None:
+        self.masks: list[int] = [0, 0]  # by set
+        self._sizes: list[int] = [0, 0]  # blocks, by set
+        self._sets: dict[int, int] = {0: GONE}  # by mask
+        self._unused: list[int] = []
+        self.num_blocks = 0  # in sets that are not empty
+
+    def joined(self, bit: int, number: int) -> int:
+        """Return the set with the worker of `bit` in it too."""
+        mask = self.masks[number]
+        return number if mask & bit else self._intern(mask | bit)
+
+    def left(self, bit: int, number: int) -> int:
+        """Return the set without the worker of `bit`."""
+        mask = self.masks[number]
+        return self._intern(mask ^ bit) if mask & bit else number
+
+    def move(self, old: int, new: int, count: int) -> None:
+        """Count `count` blocks out of one set and into another. A set without blocks is forgotten."""
+        sizes = self._sizes
+        if not self.masks[old]:
+            self.num_blocks += count
+        if new == GONE:
+            self.num_blocks -= count
+        else:
+            sizes[new] += count
+        if old > GONE:
+            sizes[old] -= count
+            if not sizes[old]:
+                self._forget(old)
+
+    def drop(self, bit: int) -> None:
+        """Take the worker of `bit` out of every set. Sets that become equal, or empty, stay apart until `merge`."""
+        for number, mask in enumerate(self.masks):
+            if mask & bit:
+                self._unname(number)
+                self.masks[number] = mask ^ bit
+                if mask != bit:
+                    self._sets.setdefault(mask ^ bit, number)
+                elif self._sizes[number]:
+                    self.num_blocks -= self._sizes[number]
+                else:
+                    self._forget(number)
+
+    def merge(self) -> npt.NDArray[np.uint32]:
+        """Merge equal sets and forget empty ones. Returns the new number by old number; FREE for the empty ones."""
+        renamed = np.full(len(self.masks), FREE, np.uint32)
+        for number, mask in enumerate(self.masks):
+            if mask:
+                renamed[number] = kept = self._sets.setdefault(mask, number)
+                if kept != number:
+                    self._sizes[kept] += self._sizes[number]
+                    self._forget(number)
+            elif self._sizes[number]:
+                self._forget(number)
+        return renamed
+
+    def with_worker(self, bit: int) -> npt.NDArray[np.bool_]:
+        """Return by set whether the worker of `bit` is in it."""
+        return np.array([bool(mask & bit) for mask in self.masks])
+
+    def _intern(self, mask: int) -> int:
+        number = self._sets.get(mask)
+        if number is None:
+            number = self._new(mask)
+            self._sets[mask] = number
+        return number
+
+    def _new(self, mask: int) -> int:
+        if self._unused:
+            number = self._unused.pop()
+            self.masks[number] = mask
+            return number
+        self.masks.append(mask)
+        self._sizes.append(0)
+        return len(self.masks) - 1
+
+    def _forget(self, number: int) -> None:
+        self._unname(number)
+        self.masks[number] = 0
+        self._sizes[number] = 0
+        self._unused.append(number)
+
+    def _unname(self, number: int) -> None:
+        mask = self.masks[number]
+        if self._sets.get(mask) == number:
+            del self._sets[mask]
