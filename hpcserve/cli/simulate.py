@@ -24,7 +24,7 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 class _Given(TypedDict):
     """The options, by name."""
 
-    trace: Path
+    trace: Path | None
     requests: int | None
     workers: int | None
     prefill: int | None
@@ -56,7 +56,7 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
 
 
 @click.command("simulate")
-@_option("--trace", "Mooncake JSONL, plain or gzipped.", type=_FILE, required=True, envvar="HPCSERVE_TRACE")
+@_option("--trace", "Mooncake JSONL, plain or gzipped; or $HPCSERVE_TRACE.", type=_FILE, envvar="HPCSERVE_TRACE")
 @_option("--requests", "Only the first N of the trace.", type=_COUNT, metavar="N")
 @_option("--workers", "Workers that prefill and decode; with --sweep the most to try.", type=_COUNT, metavar="N")
 @_option("--prefill", "Prefill workers; with --decode.", type=_COUNT, metavar="P")
@@ -88,6 +88,8 @@ def command(**given: Unpack[_Given]) -> None:
     """
     from hpcserve.simulate import load_trace
 
+    if given["trace"] is None:
+        raise click.UsageError("no trace: give --trace FILE, or set HPCSERVE_TRACE")
     trace = load_trace(given["trace"], given["requests"])
     if given["sweep"]:
         _sweep(trace, given)

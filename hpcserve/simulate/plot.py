@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hpcserve.errors import ConfigError
 from hpcserve.simulate.timeline import Timeline
 
 _NS_PER_MS = 1e6
+_NUM_POINTS = 150  # of a worker's curve
 
 
 def check_plotting() -> None:
@@ -30,9 +32,9 @@ def draw(timeline: Timeline, path: Path) -> None:
     axes = figure.subplots(2, 2)
     _draw_latencies(axes[0][0], timeline)
     _draw_gaps(axes[0][1], timeline)
-    for worker, track in timeline.tracks.items():
-        axes[1][0].plot(track.times_s, track.requests, label=worker, linewidth=0.8)
-        axes[1][1].plot(track.times_s, track.cached_blocks, label=worker, linewidth=0.8)
+    for worker, track in sorted(timeline.tracks.items()):
+        axes[1][0].plot(*_smooth(track.times_s, track.requests), label=worker, linewidth=0.8)
+        axes[1][1].plot(*_smooth(track.times_s, track.cached_blocks), label=worker, linewidth=0.8)
     _label(axes[1][0], "requests running or waiting", "s", "requests")
     _label(axes[1][1], "KV blocks in the cache", "s", "blocks")
     axes[1][0].legend(fontsize="small")
@@ -56,6 +58,13 @@ def _draw_gaps(axis: Any, timeline: Timeline) -> None:
     axis.plot([gap / _NS_PER_MS for gap, _ in ordered], _shares([count for _, count in ordered]))
     axis.set_xscale("log")
     _label(axis, "time between tokens", "ms", "share")
+
+
+def _smooth(times_s: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Return means over runs of samples, so that a long trace stays readable."""
+    size = -(-len(times_s) // _NUM_POINTS)
+    runs = [slice(start, start + size) for start in range(0, len(times_s), size)]
+    return [fmean(times_s[run]) for run in runs], [fmean(values[run]) for run in runs]
 
 
 def _shares(counts: Sequence[int]) -> list[float]:

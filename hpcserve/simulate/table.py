@@ -25,7 +25,9 @@ def print_report(report: Report, *, has_slo: bool) -> None:
 def print_sweep(result: SweepResult) -> None:
     """Print what was tried, smallest first, and the answer."""
     console = Console()
-    table = Table("workers", "meets the SLO", "TTFT p50", "p99 ms", "ITL p50", "hits", "node-hours")
+    table = Table()
+    for heading in ("workers", "in SLO", "TTFT p50", "p99", "ITL p50", "hits", "node-h"):
+        table.add_column(heading, no_wrap=True)
     for trial in result.trials:
         report = trial.report
         ttft, itl = report.ttft_ms, report.itl_ms

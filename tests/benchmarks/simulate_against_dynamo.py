@@ -1,6 +1,6 @@
 """Compares `hpcserve simulate` with Dynamo's offline replay on one trace; prints both and the differences in percent.
 
-Run: python tests/benchmarks/simulate_against_dynamo.py --trace FILE --dynamo-python PYTHON [--requests N]
+Run: python -m tests.benchmarks.simulate_against_dynamo --trace FILE --dynamo-python PYTHON [--requests N]
 
 The trace is Mooncake JSONL (or $HPCSERVE_TRACE). PYTHON (or $HPCSERVE_DYNAMO_PYTHON) is the interpreter of a virtual
 environment of its own that has Dynamo:

@@ -42,6 +42,13 @@ def test_the_trace_may_come_from_the_environment(excerpt):
     assert json.loads(done.output)["num_requests"] == 3
 
 
+def test_without_a_trace_it_says_what_to_give(monkeypatch):
+    monkeypatch.delenv("HPCSERVE_TRACE", raising=False)
+    done = CliRunner().invoke(main, ["simulate"])
+    assert done.exit_code == 2
+    assert "give --trace FILE, or set HPCSERVE_TRACE" in done.output
+
+
 def test_neither_environment_nor_a_file_nearby_changes_results(simulate, tmp_path, monkeypatch):
     (tmp_path / "hpcserve.yaml").write_text("router: {policy: random}\n")
     monkeypatch.chdir(tmp_path)
