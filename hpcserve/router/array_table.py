@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hpcserve.router.block_table import FREE, GONE, BlockTable, Values
+from hpcserve.router.block_table import FREE, GONE, BlockTable, Change, Moved, Values
 from hpcserve.types import BlockHash
 
 _Hashes = npt.NDArray[np.uint64]
@@ -20,8 +20,8 @@ _Slots = npt.NDArray[np.int64]
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, odd: spreads hashes in sequence too (Fibonacci hashing)
 _MIN_BITS = 10
-_MAX_LOAD = 0.5  # of the slots; probes stay short: 1.5 a hit and 2.5 a miss on average
-_NEW_LOAD = 0.35  # at most, after a rebuild, so that the next one is far
+_MIN_SLOTS = 2  # slots a hash, at least; probes stay short: 1.5 a hit and 2.5 a miss on average
+_NEW_SLOTS = 3  # the same after a rebuild, so that the next one is far
 _FEW = 16  # look-ups that are quicker one by one than in one more vector round
 _SHORT = 32  # the same for whole prompts
 
@@ -33,26 +33,28 @@ class ArrayTable:
         """Take over `hashes` with their `values`, but for FREE ones, and make room for `num_new` more."""
         self._build(hashes, values, num_new)
 
+    @property
+    def room(self) -> int:
+        """See `BlockTable`."""
+        return len(self._values) // _MIN_SLOTS - self._num_used
+
     def reserve(self, num_new: int, num_live: int, rename: Callable[[], Values]) -> BlockTable:
         """See `BlockTable`. A rebuild takes 0.3 s at ten million blocks, and comes with each doubling at the latest."""
-        if self._num_used + num_new > _MAX_LOAD * len(self._values):
-            self._build(self._hashes, rename()[self._values], num_new)
+        self._build(self._hashes, rename()[self._values], num_new)
         return self
 
-    def update(
-        self, hashes: Sequence[BlockHash], change: Callable[[int], int], moved: Callable[[int, int, int], None]
-    ) -> int:
+    def update(self, hashes: Sequence[BlockHash], change: Change, moved: Moved) -> int:
         """See `BlockTable`."""
         slots, values, last = self._hash_at, self._value_at, len(self._values) - 1
-        old: int | None = None
-        new, count, total = FREE, 0, 0
+        old, new = FREE, change(FREE)
+        count, total = 0, 0
         for block, i in zip(hashes, self._homes(_packed(hashes)).tolist(), strict=True):
             value = values[i]
             while value and slots[i] != block:
                 i = (i + 1) & last
                 value = values[i]
             if value != old:
-                if old is not None and count:
+                if count:
                     moved(old, new, count)
                     total += count
                 old, new, count = value, change(value), 0
@@ -62,7 +64,7 @@ class ArrayTable:
                 slots[i], values[i] = block, new
                 if new == GONE:
                     self._free_from(i)
-        if old is not None and count:
+        if count:
             moved(old, new, count)
         return total + count
 
@@ -127,7 +129,7 @@ class ArrayTable:
         """
         kept = values.nonzero()[0]
         hashes, values = hashes[kept], values[kept]
-        bits = max(_MIN_BITS, int((len(kept) + num_new) / _NEW_LOAD).bit_length())
+        bits = max(_MIN_BITS, ((len(kept) + num_new) * _NEW_SLOTS).bit_length())
         self._allocate(bits)
         homes = self._homes(hashes)
         order = np.argsort(homes, kind="stable")

@@ -16,26 +16,31 @@ GONE = 1
 """The value that takes a hash out of the table. A table may keep it for a while; its number is not used again."""
 
 Values = npt.NDArray[np.uint32]
+Change = Callable[[int], int]
+Moved = Callable[[int, int, int], None]
 
 
 class BlockTable(Protocol):
     """Hashes to values. What a value means is the caller's matter, but for FREE and GONE."""
 
+    @property
+    def room(self) -> int:
+        """How many more hashes can be added before `reserve` has to be called."""
+        ...
+
     def reserve(self, num_new: int, num_live: int, rename: Callable[[], Values]) -> BlockTable:
         """Return a table with room for `num_new` more hashes beside the `num_live` ones that are still wanted.
 
-        It is this table, or another that stands for it from now on. Where it is made anew, `rename` is called, and
-        gives the new value by old value; FREE drops the hash.
+        It is this table, made anew, or another that stands for it from now on. `rename` is called once, and gives the
+        new value by old value; FREE drops the hash.
         """
         ...
 
-    def update(
-        self, hashes: Sequence[BlockHash], change: Callable[[int], int], moved: Callable[[int, int, int], None]
-    ) -> int:
-        """Turn the value v of each hash into `change(v)`, and tell `moved(v, change(v), how many)`, run by run.
+    def update(self, hashes: Sequence[BlockHash], change: Change, moved: Moved) -> int:
+        """Turn the value v of each hash into `change(v)`, and tell `moved(v, change(v), how many)`, in parts.
 
-        Room must be reserved if `change(FREE)` is not FREE. `change` is asked only where the value differs from that
-        of the hash before; what was counted until then has been told by that time. Returns how many were changed.
+        Where `change(FREE)` is not FREE, there must be room. Before `change` is asked anew, `moved` is told what came
+        of the last answer. Returns how many values were changed.
         """
         ...
 

@@ -5,62 +5,85 @@ It takes 60 to 90 bytes a block. Beyond its limit `ArrayTable` takes over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
 
 from hpcserve.router.array_table import ArrayTable
-from hpcserve.router.block_table import FREE, GONE, BlockTable, Values
+from hpcserve.router.block_table import FREE, GONE, BlockTable, Change, Moved, Values
 from hpcserve.types import BlockHash
 
 _LIMIT = (1 << 19) * 2 // 3  # where CPython's dict would next double
-_SWEEP_FROM = 1024  # unwanted hashes; fewer are not worth a sweep
 _ABSENT = repeat(FREE)
 
 
 class DictTable:
-    """Hashes to values; GONE hashes leave it at once."""
+    """Hashes to values; GONE hashes leave it at once.
 
-    def __init__(self) -> None:
+    Most events are of blocks that no other worker holds: those are written, or taken out, without a step of Python for
+    each. What turns out to be held by others is then put right.
+    """
+
+    def __init__(self, limit: int = _LIMIT) -> None:
+        self._limit = limit
         self._values: dict[BlockHash, int] = {}
 
+    @property
+    def room(self) -> int:
+        """See `BlockTable`."""
+        return self._limit - len(self._values)
+
     def reserve(self, num_new: int, num_live: int, rename: Callable[[], Values]) -> BlockTable:
-        """See `BlockTable`. Sweeps once most hashes are unwanted; hands over to an `ArrayTable` beyond the limit."""
-        if num_live + num_new > _LIMIT:
+        """See `BlockTable`. Sweeps if that makes enough room for a while; else an `ArrayTable` takes over."""
+        if num_live + num_new > self._limit // 2:
             hashes = np.fromiter(self._values.keys(), np.uint64, len(self._values))
             values = np.fromiter(self._values.values(), np.uint32, len(self._values))
             return ArrayTable(hashes, rename()[values], num_new)
-        if len(self._values) - num_live > max(_SWEEP_FROM, num_live):
-            renamed = rename().tolist()
-            self._values = {block: renamed[value] for block, value in self._values.items() if renamed[value]}
+        renamed = rename().tolist()
+        self._values = {block: renamed[value] for block, value in self._values.items() if renamed[value]}
         return self
 
-    def update(
-        self, hashes: Sequence[BlockHash], change: Callable[[int], int], moved: Callable[[int, int, int], None]
-    ) -> int:
+    def update(self, hashes: Sequence[BlockHash], change: Change, moved: Moved) -> int:
         """See `BlockTable`."""
+        absent = change(FREE)
+        if absent == FREE:
+            return self._remove(hashes, change, moved)
         table = self._values
-        get = table.get
-        old: int | None = None
-        new, count, total = FREE, 0, 0
-        for block in hashes:
-            value = get(block, FREE)
+        num_before = len(table)
+        values = list(map(table.setdefault, hashes, repeat(absent)))
+        num_added = len(table) - num_before
+        moved(FREE, absent, num_added)
+        if num_added == len(values):
+            return num_added
+        present = {block: value for block, value in zip(hashes, values, strict=True) if value != absent}
+        return num_added + self._put(present.items(), change, moved)
+
+    def _remove(self, hashes: Sequence[BlockHash], change: Change, moved: Moved) -> int:
+        """Take hashes out, and put those back whose values do not change to GONE."""
+        values = list(map(self._values.pop, hashes, _ABSENT))
+        if values and values.count(values[0]) == len(values) and change(values[0]) == GONE:
+            moved(values[0], GONE, len(values))
+            return len(values)
+        return self._put(zip(hashes, values, strict=True), change, moved)
+
+    def _put(self, old_values: Iterable[tuple[BlockHash, int]], change: Change, moved: Moved) -> int:
+        """Write the changed values of hashes that had these; those that change to GONE are out already."""
+        table = self._values
+        old = new = FREE
+        count = total = 0
+        for block, value in old_values:
             if value != old:
-                if old is not None and count:
-                    moved(old, new, count)
-                    total += count
+                moved(old, new, count)
                 old, new, count = value, change(value), 0
+            if new > GONE:
+                table[block] = new
             if new != old:
                 count += 1
-                if new != GONE:
-                    table[block] = new
-                else:
-                    del table[block]
-        if old is not None and count:
-            moved(old, new, count)
-        return total + count
+                total += 1
+        moved(old, new, count)
+        return total
 
     def changes(self, hashes: Sequence[BlockHash]) -> Iterator[tuple[int, int]]:
         """See `BlockTable`. Yields the first hash of each value only."""

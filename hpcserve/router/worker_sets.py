@@ -24,12 +24,16 @@ class WorkerSets:
     def joined(self, bit: int, number: int) -> int:
         """Return the set with the worker of `bit` in it too."""
         mask = self.masks[number]
-        return number if mask & bit else self._intern(mask | bit)
+        joined = mask | bit
+        return number if joined == mask else self._sets.get(joined) or self._add(joined)
 
     def left(self, bit: int, number: int) -> int:
         """Return the set without the worker of `bit`."""
         mask = self.masks[number]
-        return self._intern(mask ^ bit) if mask & bit else number
+        if not mask & bit:
+            return number
+        left = mask ^ bit
+        return self._sets.get(left) or self._add(left)
 
     def move(self, old: int, new: int, count: int) -> None:
         """Count `count` blocks out of one set and into another. A set without blocks is forgotten."""
@@ -75,21 +79,16 @@ class WorkerSets:
         """Return by set whether the worker of `bit` is in it."""
         return np.array([bool(mask & bit) for mask in self.masks])
 
-    def _intern(self, mask: int) -> int:
-        number = self._sets.get(mask)
-        if number is None:
-            number = self._new(mask)
-            self._sets[mask] = number
-        return number
-
-    def _new(self, mask: int) -> int:
+    def _add(self, mask: int) -> int:
         if self._unused:
             number = self._unused.pop()
             self.masks[number] = mask
-            return number
-        self.masks.append(mask)
-        self._sizes.append(0)
-        return len(self.masks) - 1
+        else:
+            number = len(self.masks)
+            self.masks.append(mask)
+            self._sizes.append(0)
+        self._sets[mask] = number
+        return number
 
     def _forget(self, number: int) -> None:
         self._unname(number)
