@@ -23,7 +23,7 @@ _ASSIGNMENTS = "hpcserve.assignments"
 ENGINES = ("vllm", "mock")
 CLUSTERS = ("auto", "local", "slurm")
 MODES = ("aggregated", "disaggregated")
-POLICIES = ("random", "round_robin", "least_loaded", "kv")
+POLICIES = ("random", "round_robin", "least_loaded", "dynamo", "kv")
 
 
 def config_options(command: _Command) -> _Command:

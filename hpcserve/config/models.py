@@ -141,12 +141,15 @@ class PoolsConfig(Section):
 class RouterConfig(Section):
     """How a worker is chosen."""
 
-    policy: Literal["random", "round_robin", "least_loaded", "kv"] = Field(
-        "kv", description="kv: near the request's cached prefix; the others do not look at prefixes"
+    policy: Literal["random", "round_robin", "least_loaded", "dynamo", "kv"] = Field(
+        "kv", description="kv, dynamo: near the request's cached prefix; the others do not look at prefixes"
     )
     min_remote_prefill_tokens: Annotated[int, Field(ge=0)] = Field(
         256, description="prompts with fewer uncached tokens than this prefill on their decode worker"
     )
+    pull: bool = Field(True, description="kv: warm prefixes are pulled from another worker where that is faster")
+    pull_tokens_per_s: PositiveFloat = Field(350_000.0, description="tokens of KV moved between two workers a second")
+    pull_latency_ms: Annotated[float, Field(ge=0)] = Field(5.0, description="what a pull takes besides")
     seed: int = Field(0, description="of the random policy")
 
 

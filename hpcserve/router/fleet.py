@@ -29,6 +29,10 @@ class Fleet:
         if self._workers.pop(worker, None) is not None:
             self._sort()
 
+    def get(self, worker: WorkerId) -> WorkerInfo | None:
+        """Return what is known of a worker."""
+        return self._workers.get(worker)
+
     def __contains__(self, worker: WorkerId) -> bool:
         return worker in self._workers
 

@@ -37,6 +37,11 @@ class Load:
         return len(self.bookings) + self.unbooked_requests
 
     @property
+    def num_queued(self) -> int:
+        """Requests placed here whose prompts wait to be computed."""
+        return sum(booking.prefill_tokens > 0 for booking in self.bookings.values())
+
+    @property
     def queued_tokens(self) -> int:
         """Prompt tokens that wait to be computed here."""
         return self.prefill_tokens + self.unbooked_prefill_tokens

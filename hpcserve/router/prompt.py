@@ -14,6 +14,7 @@ class Prompt:
     num_tokens: int
     block_size: int
     overlaps: dict[WorkerId, int]  # leading blocks held, by worker
+    source: WorkerId | None = None  # whom what it holds more than others may be pulled from
 
     def cached_tokens(self, worker: WorkerId) -> int:
         """Tokens that `worker` need not compute. The last one always is computed: its logits are needed."""
@@ -22,6 +23,10 @@ class Prompt:
     def uncached_tokens(self, worker: WorkerId) -> int:
         """Tokens that `worker` would have to compute."""
         return self.num_tokens - self.cached_tokens(worker)
+
+    def pullable_tokens(self, worker: WorkerId) -> int:
+        """Tokens that `worker` lacks and the source holds."""
+        return max(0, self.cached_tokens(self.source) - self.cached_tokens(worker)) if self.source else 0
 
     def new_blocks(self, worker: WorkerId) -> int:
         """Blocks that the prompt needs beyond those that `worker` holds."""

@@ -6,6 +6,8 @@ Hashing prompts and carrying messages are the callers' part.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hpcserve.config.models import RouterConfig
 from hpcserve.router.disaggregation import prefills_locally
 from hpcserve.router.events import EventLog
@@ -14,7 +16,9 @@ from hpcserve.router.index import PrefixIndex
 from hpcserve.router.load import LoadBook
 from hpcserve.router.policies import Candidate, make_policy
 from hpcserve.router.prompt import Prompt
+from hpcserve.router.pulls import can_move_kv, find_source
 from hpcserve.router.stats import Counts, RouterStats, WorkerLoad
+from hpcserve.router.timing import Timing
 from hpcserve.types import (
     Assignment,
     KvEventBatch,
@@ -37,8 +41,9 @@ class Router:
         self._index = PrefixIndex()
         self._events = EventLog(self._index)
         self._book = LoadBook()
-        self._decode_policy = make_policy(config, block_size)
-        self._prefill_policy = make_policy(config, block_size)  # its turns are its own
+        self._timing = Timing(config.pull_tokens_per_s, config.pull_latency_ms)
+        self._decode_policy = make_policy(config, block_size, self._timing)
+        self._prefill_policy = make_policy(config, block_size, self._timing)  # its turns are its own
         self._placed: dict[RequestId, Assignment] = {}
         self._counts = Counts()
 
@@ -84,9 +89,9 @@ class Router:
         self.release(request.request_id)
         decoders = self._fleet.decoders(request.exclude, now)
         prefillers = self._fleet.prefillers(request.exclude, now)
-        prompt = Prompt(request.num_tokens, self._block_size, self._index.overlaps(request.block_hashes))
+        prompt = self._measure(request, [*decoders, *prefillers])
         remote = {info.worker for info in decoders if self._is_worth_remote_prefill(info, prompt)}
-        decode = self._choose_decode(decoders, remote if prefillers else set(), prompt, request)
+        decode = self._choose_decode(decoders, prefillers, remote if prefillers else set(), prompt, request)
         prefill = None
         if decode in remote:
             prefill = self._choose_prefill([p for p in prefillers if p.worker != decode], prompt, request)
@@ -138,34 +143,102 @@ class Router:
             prompt.uncached_tokens(info.worker), self._config.min_remote_prefill_tokens
         )
 
+    def _measure(self, request: RouteRequest, workers: list[WorkerInfo]) -> Prompt:
+        prompt = Prompt(request.num_tokens, self._block_size, self._index.overlaps(request.block_hashes))
+        if self._config.policy != "kv" or not self._config.pull:
+            return prompt
+        return replace(prompt, source=find_source(workers, prompt, self._book))
+
     def _choose_decode(
-        self, decoders: list[WorkerInfo], remote: set[WorkerId], prompt: Prompt, request: RouteRequest
+        self,
+        decoders: list[WorkerInfo],
+        prefillers: list[WorkerInfo],
+        remote: set[WorkerId],
+        prompt: Prompt,
+        request: RouteRequest,
     ) -> WorkerId:
-        """Choose among `decoders`; those in `remote` get the prompt's KV from elsewhere."""
+        """Choose among `decoders`; those in `remote` get the prompt's KV from one of `prefillers`."""
+        elsewhere_ms = min((self._prefill_ms(info, prompt) for info in prefillers), default=0.0) if remote else 0.0
         candidates = []
         for info in decoders:
-            worker, load = info.worker, self._book.of(info.worker)
-            to_compute = 0 if worker in remote else load.queued_tokens + prompt.uncached_tokens(worker)
-            candidates.append(Candidate(worker, load.num_requests, to_compute, load.blocks + prompt.new_blocks(worker)))
+            load, capacity = self._book.of(info.worker), info.engine.num_kv_blocks if info.engine else 0
+            new_blocks = prompt.new_blocks(info.worker)
+            candidates.append(
+                self._candidate(
+                    info,
+                    prompt,
+                    load=load.num_requests,
+                    prefills=info.worker not in remote,
+                    elsewhere_ms=elsewhere_ms + self._timing.pull_ms(prompt.uncached_tokens(info.worker)),
+                    decode_blocks=load.blocks + new_blocks,
+                    new_blocks=new_blocks,
+                    capacity=capacity,
+                )
+            )
         return self._decode_policy.choose(candidates, request)
 
     def _choose_prefill(self, prefillers: list[WorkerInfo], prompt: Prompt, request: RouteRequest) -> WorkerId | None:
         """Choose who computes the prompt; None if nobody else can, and the decode worker has to."""
-        candidates = []
-        for info in prefillers:
-            queued = self._book.of(info.worker).queued_tokens
-            candidates.append(Candidate(info.worker, queued, queued + prompt.uncached_tokens(info.worker), 0))
+        candidates = [
+            self._candidate(info, prompt, load=self._book.of(info.worker).queued_tokens) for info in prefillers
+        ]
         return self._prefill_policy.choose(candidates, request) if candidates else None
+
+    def _candidate(
+        self,
+        info: WorkerInfo,
+        prompt: Prompt,
+        *,
+        load: int,
+        prefills: bool = True,
+        elsewhere_ms: float = 0.0,
+        decode_blocks: int = 0,
+        new_blocks: int = 0,
+        capacity: int = 0,
+    ) -> Candidate:
+        worker, book = info.worker, self._book.of(info.worker)
+        return Candidate(
+            worker=worker,
+            load=load,
+            num_queued=book.num_queued if prefills else 0,
+            queued_tokens=book.queued_tokens if prefills else 0,
+            new_tokens=prompt.uncached_tokens(worker) if prefills else 0,
+            pull_tokens=prompt.pullable_tokens(worker) if prefills and can_move_kv(info) else 0,
+            elsewhere_ms=0.0 if prefills else elsewhere_ms,
+            decode_blocks=decode_blocks,
+            new_blocks=new_blocks,
+            capacity=capacity,
+        )
+
+    def _prefill_ms(self, info: WorkerInfo, prompt: Prompt) -> float:
+        queued = self._book.of(info.worker).queued_tokens
+        return self._timing.prefill_ms(queued + prompt.uncached_tokens(info.worker))
 
     def _place(self, request: RouteRequest, prompt: Prompt, decode: WorkerId, prefill: WorkerId | None) -> Assignment:
         computes = decode if prefill is None else prefill
-        cached = prompt.cached_tokens(computes)
+        source = self._pulls_from(computes, prompt)
+        cached = prompt.cached_tokens(source or computes)
         uncached = prompt.num_tokens - cached
         if prefill is not None:
             self._book.book(prefill, request.request_id, prefill_tokens=uncached, blocks=prompt.new_blocks(prefill))
         local = uncached if prefill is None else 0
         self._book.book(decode, request.request_id, prefill_tokens=local, blocks=prompt.new_blocks(decode))
-        assignment = Assignment(request_id=request.request_id, decode=decode, prefill=prefill, cached_tokens=cached)
+        assignment = Assignment(
+            request_id=request.request_id,
+            decode=decode,
+            prefill=prefill,
+            cached_tokens=prompt.cached_tokens(computes),
+            source=source,
+            source_tokens=cached // self._block_size * self._block_size if source else 0,
+        )
         self._placed[request.request_id] = assignment
         self._counts.placed(self._config.policy, prompt.num_tokens, cached, is_remote=prefill is not None)
         return assignment
+
+    def _pulls_from(self, worker: WorkerId, prompt: Prompt) -> WorkerId | None:
+        """Return whom `worker` pulls from; None if computing what it lacks is faster, or all that it can do."""
+        info, pullable = self._fleet.get(worker), prompt.pullable_tokens(worker)
+        if not pullable or info is None or not can_move_kv(info):
+            return None
+        pull_ms, _ = self._timing.cheapest(prompt.uncached_tokens(worker), pullable)
+        return prompt.source if pull_ms else None

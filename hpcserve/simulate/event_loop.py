@@ -81,7 +81,9 @@ class _Replay:
             for index in range(size):
                 worker = WorkerId(f"{role}-{index}")
                 self._workers[worker] = SimulatedWorker(worker, s.limits, s.timing)
-                info = WorkerInfo(worker=worker, pool=role.value, role=role, state=WorkerState.READY)
+                info = WorkerInfo(
+                    worker=worker, pool=role.value, role=role, state=WorkerState.READY, engine=s.engine_info
+                )
                 self._router.update_worker(info)
 
     def _at(self, when: float, kind: _Kind, act: Callable[[float], None]) -> None:

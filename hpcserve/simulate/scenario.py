@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from hpcserve.config.models import RouterConfig
 from hpcserve.engine.mock.scheduler import Limits
 from hpcserve.engine.mock.timing import TimingModel
+from hpcserve.engine.mock.transfer import TRANSPORT
 from hpcserve.errors import ConfigError
 from hpcserve.simulate.trace import TRACE_BLOCK
+from hpcserve.types import EngineInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,18 @@ class Scenario:
     def size(self) -> str:
         """Return the fleet in words, such as "8" or "2 prefill + 6 decode"."""
         return f"{self.prefill} prefill + {self.decode} decode" if self.is_disaggregated else str(self.workers)
+
+    @property
+    def engine_info(self) -> EngineInfo:
+        """What the router is told of each worker's engine."""
+        return EngineInfo(
+            engine="mock",
+            model="trace",
+            block_size=self.limits.block_size,
+            num_kv_blocks=self.limits.num_blocks,
+            max_model_len=self.limits.num_blocks * self.limits.block_size,
+            kv_transport=TRANSPORT,
+        )
 
     def check(self) -> None:
         """Raise `ConfigError` for what cannot be simulated."""

@@ -238,6 +238,20 @@ async def test_a_handle_of_a_prefix_is_pulled_and_the_rest_computed(one: Subject
     assert (await two.load()).pulled_tokens_total - before >= 288
 
 
+async def test_a_prefill_may_pull_a_prefix_and_hand_on_the_whole_prompt(one: Subject, two: Subject) -> None:
+    prompt = make_prompt(500)
+    before = await two.load()
+    prefix = (await one.run(make_request(prompt[:320], prefill_only=True)))[-1].kv
+    handle = (await two.run(make_request(prompt, prefill_only=True, kv=prefix)))[-1].kv
+    after = await two.load()
+    assert after.pulled_tokens_total - before.pulled_tokens_total >= 288
+    assert after.pull_failures_total == before.pull_failures_total
+    assert isinstance(handle, KvHandle)
+    assert handle.num_tokens == 500
+    pulled = await one.run(make_request(prompt, kv=handle))
+    assert tokens(pulled) == tokens(await two.run(make_request(prompt)))
+
+
 async def test_a_dead_handle_is_recomputed_and_counted(one: Subject, two: Subject) -> None:
     prompt = make_prompt(500)
     handle = (await one.run(make_request(prompt, prefill_only=True)))[-1].kv

@@ -26,9 +26,11 @@ class Bench:
         self._ids = itertools.count()
         self._seq = {}
 
-    def add(self, role, *names, state=WorkerState.READY, ends_at=None):
+    def add(self, role, *names, state=WorkerState.READY, ends_at=None, engine=None):
         for name in names:
-            info = WorkerInfo(worker=WorkerId(name), pool=role.value, role=role, state=state, ends_at=ends_at)
+            info = WorkerInfo(
+                worker=WorkerId(name), pool=role.value, role=role, state=state, ends_at=ends_at, engine=engine
+            )
             self.router.update_worker(info)
 
     def store(self, worker, hashes):
@@ -54,7 +56,7 @@ def bench():
     return Bench
 
 
-@pytest.fixture(params=["random", "round_robin", "least_loaded", "kv"])
+@pytest.fixture(params=["random", "round_robin", "least_loaded", "dynamo", "kv"])
 def policy(request):
     return request.param
 

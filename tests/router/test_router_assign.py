@@ -43,8 +43,9 @@ def test_least_loaded_fills_up_evenly_and_refills_what_was_freed(bench):
     assert [made.assign().decode for _ in range(2)] == ["b", "b"]
 
 
-def test_kv_sticks_to_the_worker_that_holds_the_prefix(bench):
-    made = bench(policy="kv")
+@pytest.mark.parametrize("policy", ["dynamo", "kv"])
+def test_kv_sticks_to_the_worker_that_holds_the_prefix(bench, policy):
+    made = bench(policy=policy)
     made.add(Role.BOTH, "a", "b", "c")
     made.store("b", range(9))
     for _ in range(20):
@@ -53,8 +54,9 @@ def test_kv_sticks_to_the_worker_that_holds_the_prefix(bench):
         made.router.release(assignment.request_id)
 
 
-def test_kv_leaves_the_prefix_when_its_worker_has_too_much_to_do(bench):
-    made = bench(policy="kv")
+@pytest.mark.parametrize("policy", ["dynamo", "kv"])
+def test_kv_leaves_the_prefix_when_its_worker_has_too_much_to_do(bench, policy):
+    made = bench(policy=policy)
     made.add(Role.BOTH, "a", "b")
     made.store("b", range(9))
     placed = [made.assign().decode for _ in range(40)]
@@ -62,22 +64,25 @@ def test_kv_leaves_the_prefix_when_its_worker_has_too_much_to_do(bench):
     assert "a" in placed
 
 
-def test_kv_prefers_the_longer_overlap(bench):
-    made = bench(policy="kv")
+@pytest.mark.parametrize("policy", ["dynamo", "kv"])
+def test_kv_prefers_the_longer_overlap(bench, policy):
+    made = bench(policy=policy)
     made.add(Role.BOTH, "a", "b", "c")
     made.store("a", range(2))
     made.store("c", range(6))
     assert made.assign().decode == "c"
 
 
-def test_kv_spreads_prompts_that_nobody_holds(bench):
-    made = bench(policy="kv")
+@pytest.mark.parametrize("policy", ["dynamo", "kv"])
+def test_kv_spreads_prompts_that_nobody_holds(bench, policy):
+    made = bench(policy=policy)
     made.add(Role.BOTH, "a", "b", "c")
     assert spread(made, 9) == {"a": 3, "b": 3, "c": 3}
 
 
-def test_kv_breaks_ties_by_load_then_in_turn(bench):
-    made = bench(policy="kv")
+@pytest.mark.parametrize("policy", ["dynamo", "kv"])
+def test_kv_breaks_ties_by_load_then_in_turn(bench, policy):
+    made = bench(policy=policy)
     made.add(Role.BOTH, "a", "b", "c")
     released = []
     for _ in range(6):

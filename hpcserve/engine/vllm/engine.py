@@ -222,7 +222,9 @@ class VllmEngine:
     async def _pull_prefix(self, request: EngineRequest, num_tokens: int, vllm: Vllm) -> None:
         """Bring the first `num_tokens` into the prefix cache. Given such a handle with a longer prompt vLLM dies."""
         sampling = msgspec.structs.replace(request.sampling, max_tokens=1, min_tokens=0, logprobs=None)
-        prefix = msgspec.structs.replace(request, token_ids=request.token_ids[:num_tokens], sampling=sampling)
+        prefix = msgspec.structs.replace(
+            request, token_ids=request.token_ids[:num_tokens], sampling=sampling, prefill_only=False
+        )
         pull_id = _pull_id(request.request_id)
         async with aclosing(_submit(prefix, pull_id, vllm)) as outputs:
             async for _ in outputs:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from hpcserve.config.models import RouterConfig
 from hpcserve.router.policies.base import Candidate, Policy
+from hpcserve.router.policies.dynamo import Dynamo
 from hpcserve.router.policies.kv import Kv
 from hpcserve.router.policies.least_loaded import LeastLoaded
 from hpcserve.router.policies.round_robin import RoundRobin
 from hpcserve.router.policies.uniform import Random
+from hpcserve.router.timing import Timing
 
 __all__ = ["Candidate", "Policy", "make_policy"]
 
 
-def make_policy(config: RouterConfig, block_size: int) -> Policy:
+def make_policy(config: RouterConfig, block_size: int, timing: Timing) -> Policy:
     """Return the policy that the configuration names; `block_size` is in tokens."""
     match config.policy:
         case "random":
@@ -21,5 +23,7 @@ def make_policy(config: RouterConfig, block_size: int) -> Policy:
             return RoundRobin()
         case "least_loaded":
             return LeastLoaded()
+        case "dynamo":
+            return Dynamo(block_size)
         case "kv":
-            return Kv(block_size)
+            return Kv(timing)

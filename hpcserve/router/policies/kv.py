@@ -1,12 +1,13 @@
-"""Policy `kv`: near the request's prefix, unless the worker that holds it has too much to do.
+"""Policy `kv`: where the request, and those that are there already, lose the least time. The default.
 
-    cost = PREFILL_WEIGHT * prefill_blocks + decode_blocks
+    cost = first + HARM_PREFILL * queued * own + HARM_STALL * running * own + HARM_GROWTH * growth + full
 
-`prefill_blocks` are the blocks' worth of prompt tokens to compute on the worker before the request's first token: those
-queued there, and those of the request that its prefix cache does not hold. `decode_blocks` are the KV blocks that would
-be active there, which every decode step has to read. The lowest cost wins. This is the shape of the cost that NVIDIA
-Dynamo documents for its KV router (overlap-weighted prefill blocks plus active decode blocks, weight 1 by default); it
-counts blocks, not time.
+All in milliseconds. `first` is the predicted time to the first token: the prompt work queued ahead, and the request's
+own, which is what the worker's cache lacks, pulled from another worker where that is faster than computing; or, where
+a prefill worker computes it, the time until its KV is here. `own` is what the request adds to that; it delays those
+whose prompts wait in the same pass (`queued`), and stalls those that decode (`running`). `growth` is how much longer
+decoding takes, the request's own and the others', for the KV blocks that it adds; `full` keeps requests away from a
+cache that has no room for them. What the weights were tuned on, and what did not work, is in docs/routing.md.
 """
 
 from __future__ import annotations
@@ -14,24 +15,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpcserve.router.policies.base import Candidate, Turns
+from hpcserve.router.timing import Timing
 from hpcserve.types import RouteRequest, WorkerId
 
-PREFILL_WEIGHT = 1.0
-"""Above 1 favours cache hits and a short time to first token; below 1 favours evenly filled caches."""
+HARM_PREFILL = 0.5
+HARM_STALL = 0.02
+HARM_GROWTH = 0.1
+OUTPUT_TOKENS = 340  # taken for the length of an answer, which nobody knows: the mean of Mooncake's conversations
+STEP_MS_OF_FULL_CACHE = 54.0  # what a decode step takes longer with a full cache than with an empty one
+ROOM = 0.95  # share of the blocks that may be in use before requests are kept away
+FULL_MS = 20_000.0  # for a whole cache beyond that: about the life of a request
 
 
 class Kv:
     """The lowest cost; of equals the lowest load, then in turn."""
 
-    def __init__(self, block_size: int) -> None:
-        self._block_size = block_size
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
         self._turns = Turns()
 
     def choose(self, candidates: Sequence[Candidate], request: RouteRequest) -> WorkerId:
         """Return the candidate of the lowest cost."""
-        weight = PREFILL_WEIGHT / self._block_size
-        return self._turns.lowest(candidates, lambda c: (weight * c.prefill_tokens + c.decode_blocks, c.load))
+        return self._turns.lowest(candidates, lambda c: (self._cost_ms(c), c.load))
 
     def forget(self, worker: WorkerId) -> None:
         """Drop its turn."""
         self._turns.forget(worker)
+
+    def _cost_ms(self, c: Candidate) -> float:
+        pull_ms, new_tokens = self._timing.cheapest(c.new_tokens, c.pull_tokens)
+        ahead_ms = self._timing.prefill_ms(c.queued_tokens)
+        own_ms = self._timing.prefill_ms(c.queued_tokens + new_tokens) - ahead_ms
+        cost = c.elsewhere_ms + ahead_ms + own_ms + pull_ms + HARM_PREFILL * c.num_queued * own_ms
+        if not c.capacity:
+            return cost
+        use, growth = c.decode_blocks / c.capacity, c.new_blocks / c.capacity
+        slower_ms = STEP_MS_OF_FULL_CACHE * OUTPUT_TOKENS * (use + c.load * growth / 2)
+        return cost + HARM_STALL * c.load * own_ms + HARM_GROWTH * slower_ms + max(0.0, use - ROOM) * FULL_MS
