@@ -3,9 +3,11 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN_PACKAGES := slurm-wlm munge openmpi-bin libopenmpi-dev wrk chromium
+DEBIAN_PACKAGES := slurm-wlm munge openmpi-bin libopenmpi-dev wrk chromium curl
 # what each of them is known by on PATH
-COMMANDS := slurmctld munged mpirun mpicc wrk chromium
+COMMANDS := slurmctld munged mpirun mpicc wrk chromium curl
+# Debian's own python3 comes without what makes virtual environments
+VENV_PACKAGE := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 
 .DEFAULT_GOAL := help
 .PHONY: help install packages demo test test-fast check format bench clean
@@ -16,14 +18,14 @@ help: ## list the targets
 install: packages $(VENV)/.installed ## Debian packages where allowed, and the virtual environment in .venv
 
 packages:
-	@missing=; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
+	@missing="$(VENV_PACKAGE)"; for command in $(COMMANDS); do command -v $$command >/dev/null || missing="$$missing $$command"; done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing $(DEBIAN_PACKAGES)"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) >/dev/null; \
+	  echo "installing $(DEBIAN_PACKAGES) $(VENV_PACKAGE)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN_PACKAGES) $(VENV_PACKAGE) >/dev/null; \
 	else \
 	  echo "not found:$$missing. The demo works without; tests that need them are skipped."; \
-	  echo "To have them, as root: apt-get install $(DEBIAN_PACKAGES)"; \
+	  echo "To have them, as root: apt-get install $(DEBIAN_PACKAGES) $(VENV_PACKAGE)"; \
 	fi
 
 # The index's torchvision, torchaudio and torchcodec are CUDA builds, which break `import transformers` beside CPU torch.
