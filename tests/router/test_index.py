@@ -1,5 +1,6 @@
 """Both block tables under the index, against plain sets: crowded slots, wrapped ends, rebuilds and hand-overs."""
 
+import itertools
 import random
 
 import hypothesis.strategies as st
@@ -121,6 +122,21 @@ def test_long_prompts_give_each_worker_its_own_depth(index):
     assert index.overlaps([7, *prompt]) == {}
 
 
+def test_a_prompt_whose_end_is_unknown_overlaps_up_to_there(index):
+    known, unknown = random_hashes(1500), random_hashes(1500, seed=1)
+    index.store("a", known)  # nearly as many as the array has room for: unknown hashes meet others' slots
+    for depth in (1, 31, 32, 33, 500):
+        assert index.overlaps(known[:depth] + unknown) == {"a": depth}
+
+
+def test_only_so_many_answers_are_remembered(index):
+    for worker in WORKERS:
+        index.store(worker, range(300))
+    for depth in range(1, 301):
+        assert index.overlaps(range(depth)) == dict.fromkeys(WORKERS, depth)
+    assert len(index._remembered) <= 64
+
+
 def test_a_hole_ends_the_overlap_and_a_filled_hole_does_not(index):
     prompt = random_hashes(200)
     index.store("a", prompt)
@@ -178,8 +194,17 @@ def test_sets_and_hashes_of_workers_that_come_and_go_are_forgotten(index):
         index.remove("stays", random_hashes(10, life))
     index._table = index._table.reserve(0, len(index), index._sets.merge)
     assert len(index) == 0
-    assert len(index._sets.masks) < 1000
+    assert sum(map(bool, index._sets.masks)) <= 1, "one of the worker that stays"
     assert index._table.select(np.arange(len(index._sets.masks)) > GONE) == []
+
+
+def test_sets_that_hold_no_block_any_more_make_place_for_others(index):
+    for a, b in itertools.combinations(WORKERS, 2):
+        index.store(a, [1, 2])
+        index.store(b, [1, 2])
+        index.remove(a, [1, 2])
+        index.remove(b, [1, 2])
+    assert len(index._sets.masks) < 10
 
 
 def test_a_dict_hands_over_at_its_limit():
