@@ -25,6 +25,7 @@ class Load:
     """One worker's bookings, with their running sums."""
 
     bookings: dict[RequestId, Booking] = field(default_factory=dict)
+    num_queued: int = 0  # requests placed here whose prompts wait to be computed
     prefill_tokens: int = 0
     blocks: int = 0
     report: LoadReport | None = None
@@ -35,11 +36,6 @@ class Load:
     def num_requests(self) -> int:
         """Requests placed here, by this router or as far as reported by another."""
         return len(self.bookings) + self.unbooked_requests
-
-    @property
-    def num_queued(self) -> int:
-        """Requests placed here whose prompts wait to be computed."""
-        return sum(booking.prefill_tokens > 0 for booking in self.bookings.values())
 
     @property
     def queued_tokens(self) -> int:
@@ -70,6 +66,7 @@ class LoadBook:
         self.release(worker, request_id)
         load = self._loads[worker]
         load.bookings[request_id] = Booking(prefill_tokens, blocks)
+        load.num_queued += prefill_tokens > 0
         load.prefill_tokens += prefill_tokens
         load.blocks += blocks
 
@@ -78,6 +75,7 @@ class LoadBook:
         load = self._loads.get(worker)
         booking = load.bookings.get(request_id) if load else None
         if load and booking:
+            load.num_queued -= booking.prefill_tokens > 0
             load.prefill_tokens -= booking.prefill_tokens
             booking.prefill_tokens = 0
 
@@ -86,6 +84,7 @@ class LoadBook:
         load = self._loads.get(worker)
         booking = load.bookings.pop(request_id, None) if load else None
         if load and booking:
+            load.num_queued -= booking.prefill_tokens > 0
             load.prefill_tokens -= booking.prefill_tokens
             load.blocks -= booking.blocks
 

@@ -144,6 +144,23 @@ def test_loads_are_never_negative_and_end_at_zero(bench, history, policy):
     assert [made.total(field) for field in FIELDS] == [0, 0, 0]
 
 
+def test_the_number_of_queued_prompts_is_kept_as_they_come_and_go():
+    book = LoadBook()
+    book.open("a")
+    book.book("a", "r0", prefill_tokens=100, blocks=1)
+    book.book("a", "r1", prefill_tokens=0, blocks=1)
+    book.book("a", "r2", prefill_tokens=50, blocks=1)
+    assert book.of("a").num_queued == 2
+    book.book("a", "r2", prefill_tokens=70, blocks=1)
+    assert book.of("a").num_queued == 2
+    book.prefill_done("a", "r0")
+    book.prefill_done("a", "r0")
+    assert book.of("a").num_queued == 1
+    book.release("a", "r0")
+    book.release("a", "r2")
+    assert book.of("a").num_queued == 0
+
+
 def test_releasing_unknown_ids_is_harmless():
     book = LoadBook()
     book.open("a")
