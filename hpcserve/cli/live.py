@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcserve.cli.describe import headline, one_line, worker_state
-from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
+from hpcserve.cli.log_files import NUM_TAIL_LINES
 from hpcserve.cli.streams import LastingStderr
+from hpcserve.observability.log_files import tail
 from hpcserve.types import Status, WorkerId, WorkerInfo, WorkerState
 
 _REFRESH_PER_S = 4

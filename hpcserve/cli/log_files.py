@@ -1,4 +1,4 @@
-"""Reading the ends of log files."""
+"""Following log files, and how much of them an error shows."""
 
 from __future__ import annotations
 
@@ -6,21 +6,6 @@ from pathlib import Path
 
 NUM_TAIL_LINES = 8
 """As many lines as an error shows of a log."""
-_CHUNK_BYTES = 64 * 1024
-
-
-def tail(path: Path, num_lines: int) -> list[str]:
-    """Return the last lines of a file, without reading the rest; none where there is no such file."""
-    if num_lines <= 0 or not path.is_file():
-        return []
-    with path.open("rb") as file:
-        start = file.seek(0, 2)
-        data = b""
-        while start > 0 and data.count(b"\n") <= num_lines:
-            size = min(_CHUNK_BYTES, start)
-            start = file.seek(start - size)
-            data = file.read(size) + data
-    return data.decode(errors="replace").splitlines()[-num_lines:]
 
 
 class Follower:

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from hpcserve.cli.deployment import find, name_option
-from hpcserve.cli.log_files import Follower, tail
+from hpcserve.cli.log_files import Follower
 from hpcserve.errors import DeploymentError, did_you_mean
+from hpcserve.observability.log_files import tail
 
 _POLL_S = 0.25
 

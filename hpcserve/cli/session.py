@@ -13,11 +13,12 @@ from hpcserve.cli.backend import Backend, changes
 from hpcserve.cli.describe import is_complete, unfinished, why_hopeless
 from hpcserve.cli.group import INTERRUPTED
 from hpcserve.cli.interrupts import Interrupted, Interrupts
-from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
+from hpcserve.cli.log_files import NUM_TAIL_LINES
 from hpcserve.cli.streams import say
 from hpcserve.cli.views import Screen, View
 from hpcserve.config import Config
 from hpcserve.errors import DeploymentError, HpcserveError, StartError
+from hpcserve.observability.log_files import tail
 from hpcserve.state import StateDir
 from hpcserve.types import Phase, Status
 

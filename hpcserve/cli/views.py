@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from hpcserve.cli.describe import headline, worker_state
-from hpcserve.cli.log_files import NUM_TAIL_LINES, tail
+from hpcserve.cli.log_files import NUM_TAIL_LINES
 from hpcserve.cli.streams import say
+from hpcserve.observability.log_files import tail
 from hpcserve.types import Status, WorkerId, WorkerInfo, WorkerState
 
 

@@ -9,7 +9,8 @@ import time
 
 from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.errors import StartError
-from hpcserve.serve.processes import end_process, open_log, tail
+from hpcserve.observability.log_files import tail
+from hpcserve.serve.processes import end_process, open_log
 from hpcserve.state import Proc, StateDir
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class FrontendKeeper:
             steady = time.monotonic() - started > _STEADY_S
             num_failures = 1 if steady else num_failures + 1
             log.error("the frontend ended with exit code %d", exit_code)
-        lines = tail(self._state.logs / "frontend.log", 5)
+        lines = "\n".join(tail(self._state.logs / "frontend.log", 5))
         raise StartError(f"the frontend cannot be started; last lines of its log:\n{lines}")
 
     async def stop(self) -> None:

@@ -27,10 +27,10 @@ from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.reconciler import Reconciler
 from hpcserve.head.roster import Roster
 from hpcserve.head.service import HeadService
+from hpcserve.observability.log_files import tail
 from hpcserve.observability.logging import configure_logging
 from hpcserve.router.router import Router
 from hpcserve.serve.frontend_keeper import FrontendKeeper
-from hpcserve.serve.processes import tail
 from hpcserve.state import HeadRecord, Proc, StateDir
 from hpcserve.types import Phase, Role, Status, WorkerState
 
@@ -81,7 +81,7 @@ class HeadProcess:
             state,
             poll_s=_POLL_S[self._cluster.kind],
             idle_poll_s=_IDLE_POLL_S[self._cluster.kind],
-            tail=lambda worker: tail(state.logs / f"{worker}.log", _LOG_LINES),
+            tail=lambda worker: "\n".join(tail(state.logs / f"{worker}.log", _LOG_LINES)),
         )
         self._frontend = FrontendKeeper(state)
 

@@ -19,18 +19,6 @@ def open_log(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
-def tail(path: Path, num_lines: int) -> str:
-    """Return the last lines of a log, or an empty string if there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 64 * 1024))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return "\n".join(lines[-num_lines:])
-
-
 async def end_process(proc: Proc, *, grace_s: float) -> None:
     """Terminate a process of this host, and kill it if it is still there after `grace_s`."""
     for sign, bound_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
