@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +61,30 @@ async def stream_chats(
     async with session_for(endpoint, key) as session:
         chats = (stream_chat(session, content, max_tokens=max_tokens, model=model) for content in contents)
         return list(await asyncio.gather(*chats))
+
+
+async def stream_chats_while(
+    lose: Callable[[], object],
+    endpoint: str,
+    key: str,
+    contents: list[str],
+    *,
+    max_tokens: int,
+    model: str = "mock",
+    after: int = 20,
+) -> list[Chat]:
+    """Stream chats, and call `lose` once each of them has shown more than `after` chunks."""
+    chats = [Chat() for _ in contents]
+    async with session_for(endpoint, key) as session:
+        running = [
+            asyncio.create_task(stream_chat(session, content, max_tokens=max_tokens, model=model, chat=chat))
+            for content, chat in zip(contents, chats, strict=True)
+        ]
+        while not all(chat.num_chunks > after for chat in chats):
+            await asyncio.sleep(0.01)
+        lose()
+        await asyncio.gather(*running)
+    return chats
 
 
 def _take(chat: Chat, chunk: dict[str, Any]) -> None:

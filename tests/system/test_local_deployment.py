@@ -18,7 +18,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.system.chats import Chat, session_for, stream_chat, stream_chats
+from tests.system.chats import Chat, session_for, stream_chat, stream_chats, stream_chats_while
 from tests.system.conftest import HPCSERVE, Deployment, processes_of, run_hpcserve
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -250,20 +250,17 @@ async def test_a_client_that_hangs_up_frees_the_engine_within_a_second(local: Ca
 def test_a_worker_that_is_lost_shows_in_the_metrics(local: Callable[..., Deployment]) -> None:
     deployment = local("--nodes", "2")
 
-    async def lose_one() -> None:
-        chats = [Chat() for _ in range(20)]
-        async with session_for(deployment.endpoint, "none") as session:
-            running = [
-                asyncio.create_task(stream_chat(session, f"{number}", max_tokens=300, model="mock", chat=chat))
-                for number, chat in enumerate(chats)
-            ]
-            while not all(chat.num_chunks > 5 for chat in chats):
-                await asyncio.sleep(0.01)
-            os.kill(deployment.up["workers"][0]["pid"], signal.SIGKILL)
-            await asyncio.gather(*running)
-        assert {(chat.error, chat.usage["completion_tokens"]) for chat in chats} == {("", 300)}
-
-    asyncio.run(lose_one())
+    chats = asyncio.run(
+        stream_chats_while(
+            lambda: os.kill(deployment.up["workers"][0]["pid"], signal.SIGKILL),
+            deployment.endpoint,
+            "none",
+            [f"{number}" for number in range(20)],
+            max_tokens=300,
+            after=5,
+        )
+    )
+    assert {(chat.error, chat.usage["completion_tokens"]) for chat in chats} == {("", 300)}
     with urllib.request.urlopen(deployment.endpoint.removesuffix("/v1") + "/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     (count,) = (float(line.split()[1]) for line in lines if line.startswith("hpcserve_reassignments_total "))

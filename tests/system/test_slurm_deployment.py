@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures_devcluster import DevCluster
-from tests.system.chats import Chat, session_for, stream_chat, stream_chats
+from tests.system.chats import Chat, stream_chats, stream_chats_while
 from tests.system.conftest import Deployment, run_hpcserve
 
 pytestmark = [pytest.mark.real, pytest.mark.slurm, pytest.mark.timeout(180)]
@@ -65,16 +65,9 @@ async def test_a_cancelled_worker_costs_no_request_and_is_replaced(
     deployment = on_slurm("--prefill", "1", "--decode", "3", "--set", "cluster.drain_timeout_s=0")
     undisturbed = await stream_chats(deployment.endpoint, deployment.key, PROMPTS[:40], max_tokens=400)
     victim = next(worker for worker in deployment.up["workers"] if worker["pool"] == "decode")
-    chats = [Chat() for _ in PROMPTS]
-    async with session_for(deployment.endpoint, deployment.key) as session:
-        running = [
-            asyncio.create_task(stream_chat(session, content, max_tokens=400, model="mock", chat=chat))
-            for content, chat in zip(PROMPTS, chats, strict=True)
-        ]
-        while not all(chat.num_chunks > 20 for chat in chats):
-            await asyncio.sleep(0.02)
-        slurm.slurm("scancel", victim["job_id"])
-        await asyncio.gather(*running)
+    chats = await stream_chats_while(
+        lambda: slurm.slurm("scancel", victim["job_id"]), deployment.endpoint, deployment.key, PROMPTS, max_tokens=400
+    )
     check_complete(chats, 400)
     assert [chat.text for chat in chats[:40]] == [chat.text for chat in undisturbed]
     assert "moving it" in deployment.log("frontend"), "requests ran on the worker that was cancelled"
@@ -86,16 +79,9 @@ async def test_a_cancelled_worker_costs_no_request_and_is_replaced(
 async def test_a_killed_agent_costs_no_request_and_is_replaced(on_slurm: Callable[..., Deployment]) -> None:
     deployment = on_slurm("--nodes", "3")
     victim = deployment.up["workers"][0]
-    chats = [Chat() for _ in PROMPTS]
-    async with session_for(deployment.endpoint, deployment.key) as session:
-        running = [
-            asyncio.create_task(stream_chat(session, content, max_tokens=300, model="mock", chat=chat))
-            for content, chat in zip(PROMPTS, chats, strict=True)
-        ]
-        while not all(chat.num_chunks > 20 for chat in chats):
-            await asyncio.sleep(0.02)
-        kill_nine(victim["pid"], deployment)
-        await asyncio.gather(*running)
+    chats = await stream_chats_while(
+        lambda: kill_nine(victim["pid"], deployment), deployment.endpoint, deployment.key, PROMPTS, max_tokens=300
+    )
     check_complete(chats, 300)
     await wait_for_workers(deployment, {"both": 3})
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.contract.models import tiny_model
 from tests.fixtures_devcluster import DevCluster
-from tests.system.chats import Chat, session_for, stream_chat, stream_chats
+from tests.system.chats import Chat, session_for, stream_chat, stream_chats, stream_chats_while
 from tests.system.conftest import Deployment
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -90,16 +90,14 @@ async def test_a_killed_vllm_worker_changes_no_token(deploy: Callable[..., Deplo
     deployment = deploy("--cluster", "local", "--model", str(tiny_model), "--set", "model.name=tiny", "--nodes", "2")
     contents = [f"question {number}: why do queues form, and where do they end?" for number in range(8)]
     undisturbed = await stream_chats(deployment.endpoint, deployment.key, contents, max_tokens=300, model="tiny")
-    chats = [Chat() for _ in contents]
-    async with session_for(deployment.endpoint, deployment.key) as session:
-        running = [
-            asyncio.create_task(stream_chat(session, content, max_tokens=300, model="tiny", chat=chat))
-            for content, chat in zip(contents, chats, strict=True)
-        ]
-        while not all(chat.num_chunks > 20 for chat in chats):
-            await asyncio.sleep(0.01)
-        os.kill(deployment.up["workers"][0]["pid"], signal.SIGKILL)
-        await asyncio.gather(*running)
+    chats = await stream_chats_while(
+        lambda: os.kill(deployment.up["workers"][0]["pid"], signal.SIGKILL),
+        deployment.endpoint,
+        deployment.key,
+        contents,
+        max_tokens=300,
+        model="tiny",
+    )
     assert not [chat.error for chat in chats if chat.error]
     assert "moving it" in deployment.log("frontend")
     assert [chat.text for chat in chats] == [chat.text for chat in undisturbed]
