@@ -183,6 +183,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_kv_blocks: int
     max_model_len: int  # tokens, prompt and output together
     kv_transport: str | None = None  # None: cannot hand over or pull KV
+    has_kv_events: bool = True  # whether it tells what its prefix cache holds
     warnings: tuple[str, ...] = ()  # fallbacks taken while starting; shown in status
 
 
@@ -205,6 +206,13 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 # --- routing ------------------------------------------------------------------------------------------------------
 
 
+class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who asks, as far as routing has to know."""
+
+    tenant: str = ""  # whom fair shares are counted for: the name of the API key
+    session: str | None = None  # what belongs together, where the client says so
+
+
 class RouteRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the router is told of a request. `block_hashes` cover the full blocks of the prompt, in order."""
 
@@ -214,6 +222,7 @@ class RouteRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     max_tokens: int
     priority: int = 0
     exclude: tuple[WorkerId, ...] = ()  # workers that this request was lost on
+    caller: Caller = Caller()
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
