@@ -172,6 +172,8 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cached_tokens_total: int = 0  # prompt tokens found in the local prefix cache
     pulled_tokens_total: int = 0  # prompt tokens whose KV came from another worker
     pull_failures_total: int = 0  # pulls that failed and were recomputed
+    pull_tokens_per_s: float | None = None  # of one pull, measured besides its latency; None until known
+    pull_latency_ms: float | None = None  # what a pull takes besides moving its tokens; None until known
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
