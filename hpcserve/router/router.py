@@ -17,6 +17,7 @@ from hpcserve.router.load import LoadBook
 from hpcserve.router.policies import Candidate, make_policy
 from hpcserve.router.prompt import Prompt
 from hpcserve.router.pulls import can_move_kv, find_source
+from hpcserve.router.rates import Rates
 from hpcserve.router.stats import Counts, RouterStats, WorkerLoad
 from hpcserve.router.timing import Timing
 from hpcserve.types import (
@@ -41,9 +42,9 @@ class Router:
         self._index = PrefixIndex()
         self._events = EventLog(self._index)
         self._book = LoadBook()
-        self._timing = Timing(config.pull_tokens_per_s, config.pull_latency_ms)
-        self._decode_policy = make_policy(config, block_size, self._timing)
-        self._prefill_policy = make_policy(config, block_size, self._timing)  # its turns are its own
+        self._rates = Rates(Timing(config.pull_tokens_per_s, config.pull_latency_ms))
+        self._decode_policy = make_policy(config, block_size, self._rates)
+        self._prefill_policy = make_policy(config, block_size, self._rates)  # its turns are its own
         self._placed: dict[RequestId, Assignment] = {}
         self._counts = Counts()
 
@@ -55,12 +56,14 @@ class Router:
         self._fleet.update(info)
         self._events.open(info.worker)
         self._book.open(info.worker)
+        self._rates.open(info.worker, info.pool)
 
     def remove_worker(self, worker: WorkerId) -> None:
         """Forget a worker, its blocks, and what is booked on it. Unknown ones are ignored."""
         self._fleet.remove(worker)
         self._events.close(worker)
         self._book.close(worker)
+        self._rates.close(worker)
         self._decode_policy.forget(worker)
         self._prefill_policy.forget(worker)
 
@@ -79,6 +82,7 @@ class Router:
     def report(self, worker: WorkerId, report: LoadReport) -> None:
         """Take an engine's measurements. Those of unknown workers are ignored."""
         self._book.report(worker, report)
+        self._rates.report(worker, report)
 
     def assign(self, request: RouteRequest, now: float) -> Assignment:
         """Choose the workers of a request and book its load on them. `now` is Unix time, in seconds.
@@ -162,14 +166,14 @@ class Router:
         candidates = []
         for info in decoders:
             load, capacity = self._book.of(info.worker), info.engine.num_kv_blocks if info.engine else 0
-            new_blocks = prompt.new_blocks(info.worker)
+            new_blocks, timing = prompt.new_blocks(info.worker), self._rates.of(info.worker)
             candidates.append(
                 self._candidate(
                     info,
                     prompt,
                     load=load.num_requests,
                     prefills=info.worker not in remote,
-                    elsewhere_ms=elsewhere_ms + self._timing.pull_ms(prompt.uncached_tokens(info.worker)),
+                    elsewhere_ms=elsewhere_ms + timing.pull_ms(prompt.uncached_tokens(info.worker)),
                     decode_blocks=load.blocks + new_blocks,
                     new_blocks=new_blocks,
                     capacity=capacity,
@@ -212,7 +216,7 @@ class Router:
 
     def _prefill_ms(self, info: WorkerInfo, prompt: Prompt) -> float:
         queued = self._book.of(info.worker).queued_tokens
-        return self._timing.prefill_ms(queued + prompt.uncached_tokens(info.worker))
+        return self._rates.of(info.worker).prefill_ms(queued + prompt.uncached_tokens(info.worker))
 
     def _place(self, request: RouteRequest, prompt: Prompt, decode: WorkerId, prefill: WorkerId | None) -> Assignment:
         computes = decode if prefill is None else prefill
@@ -240,5 +244,5 @@ class Router:
         info, pullable = self._fleet.get(worker), prompt.pullable_tokens(worker)
         if not pullable or info is None or not can_move_kv(info):
             return None
-        pull_ms, _ = self._timing.cheapest(prompt.uncached_tokens(worker), pullable)
+        pull_ms, _ = self._rates.of(worker).cheapest(prompt.uncached_tokens(worker), pullable)
         return prompt.source if pull_ms else None

@@ -1,7 +1,7 @@
-"""How long computing a prompt and moving its KV take, as the router predicts. Milliseconds and tokens.
+"""How long one worker computes a prompt and moves its KV, as the router predicts. Milliseconds and tokens.
 
-A pass takes what NVIDIA Dynamo publishes for one GPU (see `engine.mock.timing`), which is right for the mock engine.
-For other engines it is a prior: what counts in a choice is how one worker compares with another.
+A pass takes what NVIDIA Dynamo publishes for one GPU (see `engine.mock.timing`), times what `rates` has learned of the
+worker: the curve's shape stays, its scale is measured. Where nothing was measured yet, it is a prior.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from dataclasses import dataclass
 PASS_TOKENS = 8192  # prompt tokens in one engine step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Predicts. `pull_tokens_per_s` is the rate of one transfer, `pull_latency_ms` what each takes besides."""
 
     pull_tokens_per_s: float
     pull_latency_ms: float
+    prefill_scale: float = 1.0  # 2: passes take twice as long as published
 
     def prefill_ms(self, num_tokens: int) -> float:
         """Return the time to compute so many prompt tokens; none take none."""
         full, rest = divmod(num_tokens, PASS_TOKENS)
-        return full * _pass_ms(PASS_TOKENS) + (_pass_ms(rest) if rest else 0.0)
+        return self.prefill_scale * (full * _FULL_PASS_MS + (pass_ms(rest) if rest else 0.0))
 
     def pull_ms(self, num_tokens: int) -> float:
         """Return the time to move the KV of so many tokens."""
@@ -37,5 +38,14 @@ class Timing:
         return 0.0, new_tokens
 
 
-def _pass_ms(num_tokens: int) -> float:
-    return (4.209989e-07 * num_tokens + 1.518344e-02) * num_tokens + 16.50142
+def pass_ms(num_tokens: int) -> float:
+    """Return the published time of one pass over `num_tokens` new prompt tokens."""
+    return passes_ms(1, num_tokens, num_tokens * num_tokens)
+
+
+def passes_ms(num_passes: float, num_tokens: float, squares: float) -> float:
+    """Return the published time of several passes: their tokens together, and the sum of the squares of each one's."""
+    return 4.209989e-07 * squares + 1.518344e-02 * num_tokens + 16.50142 * num_passes
+
+
+_FULL_PASS_MS = pass_ms(PASS_TOKENS)

@@ -9,12 +9,12 @@ from hpcserve.router.policies.kv import Kv
 from hpcserve.router.policies.least_loaded import LeastLoaded
 from hpcserve.router.policies.round_robin import RoundRobin
 from hpcserve.router.policies.uniform import Random
-from hpcserve.router.timing import Timing
+from hpcserve.router.rates import Rates
 
 __all__ = ["Candidate", "Policy", "make_policy"]
 
 
-def make_policy(config: RouterConfig, block_size: int, timing: Timing) -> Policy:
+def make_policy(config: RouterConfig, block_size: int, rates: Rates) -> Policy:
     """Return the policy that the configuration names; `block_size` is in tokens."""
     match config.policy:
         case "random":
@@ -26,4 +26,4 @@ def make_policy(config: RouterConfig, block_size: int, timing: Timing) -> Policy
         case "dynamo":
             return Dynamo(block_size)
         case "kv":
-            return Kv(timing)
+            return Kv(rates)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpcserve.router.policies.base import Candidate, Turns
-from hpcserve.router.timing import Timing
+from hpcserve.router.rates import Rates
 from hpcserve.types import RouteRequest, WorkerId
 
 HARM_PREFILL = 0.5
@@ -30,8 +30,8 @@ FULL_MS = 20_000.0  # for a whole cache beyond that: about the life of a request
 class Kv:
     """The lowest cost; of equals the lowest load, then in turn."""
 
-    def __init__(self, timing: Timing) -> None:
-        self._timing = timing
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
         self._turns = Turns()
 
     def choose(self, candidates: Sequence[Candidate], request: RouteRequest) -> WorkerId:
@@ -43,9 +43,10 @@ class Kv:
         self._turns.forget(worker)
 
     def _cost_ms(self, c: Candidate) -> float:
-        pull_ms, new_tokens = self._timing.cheapest(c.new_tokens, c.pull_tokens)
-        ahead_ms = self._timing.prefill_ms(c.queued_tokens)
-        own_ms = self._timing.prefill_ms(c.queued_tokens + new_tokens) - ahead_ms
+        timing = self._rates.of(c.worker)
+        pull_ms, new_tokens = timing.cheapest(c.new_tokens, c.pull_tokens)
+        ahead_ms = timing.prefill_ms(c.queued_tokens)
+        own_ms = timing.prefill_ms(c.queued_tokens + new_tokens) - ahead_ms
         cost = c.elsewhere_ms + ahead_ms + own_ms + pull_ms + HARM_PREFILL * c.num_queued * own_ms
         if not c.capacity:
             return cost
