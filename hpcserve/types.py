@@ -158,6 +158,21 @@ class KvEventBatch(msgspec.Struct, frozen=True, kw_only=True):
 # --- load and membership ------------------------------------------------------------------------------------------
 
 
+class WorkDone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an engine has computed since it started, and the time that took: what its speed is learned from.
+
+    A step that does both is a pass and a decode step; its time is split between the two.
+    """
+
+    prefill_passes: int = 0  # steps that computed prompt tokens
+    prefill_tokens: int = 0  # computed in them
+    prefill_squares: int = 0  # of each pass's tokens, added up: attention's share of the time grows with them
+    prefill_s: float = 0.0
+    decode_steps: int = 0
+    decode_kv_read: float = 0.0  # of each step the context that it read, as a share of the KV cache; added up
+    decode_s: float = 0.0
+
+
 class LoadReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an engine measured about itself. Counters only grow over an engine's life."""
 
@@ -174,6 +189,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pull_failures_total: int = 0  # pulls that failed and were recomputed
     pull_tokens_per_s: float | None = None  # of one pull, measured besides its latency; None until known
     pull_latency_ms: float | None = None  # what a pull takes besides moving its tokens; None until known
+    work: WorkDone = WorkDone()
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,7 +73,7 @@ class SimulatedWorker:
         if leap is not None:
             return self._finish_leap(leap)
         assert step is not None
-        self._meter.add(step)
+        self._meter.add(step, self.scheduler.kv_read(step.decode_context))
         self.generated_tokens += len(step.emitted)
         return Finished(step.events, step.emitted, step.finished, [step.duration_s])
 
@@ -95,12 +95,16 @@ class SimulatedWorker:
             generated_tokens_total=self.generated_tokens,
             cached_tokens_total=self.cached_tokens,
             pulled_tokens_total=self.pulled_tokens,
+            work=self._meter.work.done(),
         )
 
     def _finish_leap(self, leap: Leap) -> Finished:
+        first = sum(sequence.num_tokens for sequence in leap.sequences)
         events = self.scheduler.leap(leap, self._num_steps)
         ends = leap.ends[: self._num_steps]
         steps_s = list(map(sub, ends, [leap.begins_at, *ends]))
-        self._meter.decode.add(len(leap.sequences), (ends[-1] - leap.begins_at) / len(ends), len(ends))
+        mean_context = first + (len(ends) - 1) * len(leap.sequences) / 2
+        kv_read = self.scheduler.kv_read(mean_context)
+        self._meter.add_leap(len(leap.sequences), len(ends), ends[-1] - leap.begins_at, kv_read)
         self.generated_tokens += len(leap.sequences) * self._num_steps
         return Finished(events, leap.sequences, (), steps_s)

@@ -89,7 +89,7 @@ class MockCore:
     def step(self, now: float) -> StepResult:
         """Run one step that begins at `now`."""
         step = self._scheduler.step(now)
-        self._meter.add(step)
+        self._meter.add(step, self._scheduler.kv_read(step.decode_context))
         self._totals.generated += len(step.emitted)
         outputs = [self._output(sequence) for sequence in step.emitted]
         prefilled = {s.request_id: self._prefilled(s) for s in step.finished if s.prefill_only}
@@ -113,6 +113,7 @@ class MockCore:
             cached_tokens_total=totals.cached,
             pulled_tokens_total=totals.pulled,
             pull_failures_total=totals.pull_failures,
+            work=self._meter.work.done(),
         )
 
     def _find_problem(self, request: EngineRequest) -> str | None:

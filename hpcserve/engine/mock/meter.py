@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpcserve.engine.mock.scheduler import Step
+from hpcserve.engine.work import WorkCounter
 
 _DECAY = 0.98  # weight of the past after each step: about the last 50 count
 
@@ -28,15 +29,25 @@ class Rate:
 
 
 class Meter:
-    """Prefill is measured in steps that prefill, decode in steps that only decode."""
+    """Prefill is measured in steps that prefill, decode in steps that only decode; `work` counts both parts of all."""
 
     def __init__(self) -> None:
         self.prefill = Rate()
         self.decode = Rate()
+        self.work = WorkCounter()
 
-    def add(self, step: Step) -> None:
-        """Count one step."""
+    def add(self, step: Step, kv_read: float) -> None:
+        """Count one step, whose decoding read `kv_read` of the KV cache, a share."""
         if step.prefill_tokens:
             self.prefill.add(step.prefill_tokens, step.duration_s)
         elif step.emitted:
             self.decode.add(len(step.emitted), step.duration_s)
+        if step.prefill_tokens:
+            self.work.prefilled(step.prefill_tokens, step.prefill_s)
+        if step.decode_context:
+            self.work.decoded(kv_read, step.decode_s)
+
+    def add_leap(self, num_sequences: int, num_steps: int, seconds: float, kv_read: float) -> None:
+        """Count `num_steps` plain decode steps, `seconds` all together, that read `kv_read` each on average."""
+        self.decode.add(num_sequences, seconds / num_steps, num_steps)
+        self.work.decoded(kv_read, seconds, num_steps)

@@ -33,12 +33,18 @@ class Limits:
 class Step:
     """What one step did."""
 
-    duration_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
     prefill_tokens: int = 0
     decode_context: int = 0  # tokens of the sequences that decode, all together; what they share counts for each
     emitted: list[Sequence] = field(default_factory=list)  # got one token each
     finished: list[Sequence] = field(default_factory=list)  # of these, the ones that ended
     events: list[KvEvent] = field(default_factory=list)
+
+    @property
+    def duration_s(self) -> float:
+        """Both parts, one after the other."""
+        return self.prefill_s + self.decode_s
 
 
 class Scheduler:
@@ -67,6 +73,10 @@ class Scheduler:
     def num_running(self) -> int:
         """Sequences that are in the batch."""
         return len(self._running)
+
+    def kv_read(self, context: float) -> float:
+        """Return the share of the KV cache that so many tokens of context are; at most all of it."""
+        return min(1.0, context / (self.limits.num_blocks * self.limits.block_size))
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises `ValueError` if its prompt can never fit, or its id is in use.
@@ -109,9 +119,9 @@ class Scheduler:
         if not is_short:
             self._admit(step, budget, now)
         step.emitted = [s for s in self._running if s.num_computed == s.num_tokens]
-        step.duration_s = self.timing.prefill_s(step.prefill_tokens)
+        step.prefill_s = self.timing.prefill_s(step.prefill_tokens)
         if step.decode_context:
-            step.duration_s += self._decode_s(step.decode_context)
+            step.decode_s = self.timing.decode_s(self.kv_read(step.decode_context))
         self._write(step)
         step.events = self.pool.take_events()
         self._is_stalled = not (step.emitted or step.prefill_tokens or self._running)
@@ -258,10 +268,6 @@ class Scheduler:
         sequence.state = SequenceState.DONE
         del self._sequences[sequence.request_id]
         self._is_stalled = False
-
-    def _decode_s(self, context: int) -> float:
-        """Return the duration of a decode step over so many tokens of context."""
-        return self.timing.decode_s(min(1.0, context / (self.limits.num_blocks * self.limits.block_size)))
 
     def _blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.limits.block_size)
