@@ -200,6 +200,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     block_size: int  # tokens in a KV block
     num_kv_blocks: int
     max_model_len: int  # tokens, prompt and output together
+    max_batched_tokens: int | None = None  # in a step; None: it does not say
+    max_num_seqs: int | None = None  # in a step; None: it does not say
     kv_transport: str | None = None  # None: cannot hand over or pull KV
     has_kv_events: bool = True  # whether it tells what its prefix cache holds
     warnings: tuple[str, ...] = ()  # fallbacks taken while starting; shown in status

@@ -19,6 +19,13 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _COUNT = click.IntRange(1)
 _POSITIVE = click.FloatRange(0, min_open=True)
+_SIZES = {  # of a worker, where neither an option nor the timing file says
+    "kv_blocks": 16384,
+    "block_size": 64,
+    "max_num_seqs": 256,
+    "max_batched_tokens": 8192,
+    "kv_bytes_per_token": 131072,
+}
 
 
 class _Given(TypedDict):
@@ -33,13 +40,13 @@ class _Given(TypedDict):
     config: Path | None
     assignments: tuple[str, ...]
     speed: float
-    kv_blocks: int
-    block_size: int
-    max_num_seqs: int
-    max_batched_tokens: int
+    kv_blocks: int | None
+    block_size: int | None
+    max_num_seqs: int | None
+    max_batched_tokens: int | None
     timing: Path | None
     kv_bandwidth: float
-    kv_bytes_per_token: int
+    kv_bytes_per_token: int | None
     event_delay_ms: float
     slo_ttft_ms: float | None
     slo_itl_ms: float | None
@@ -55,6 +62,11 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
     return click.option(*flags.split(","), help=text, show_default=settings.get("default") is not None, **settings)
 
 
+def _size(flag: str, text: str, default: int) -> Callable[[_Command], _Command]:
+    """Return an option whose default a timing file may replace."""
+    return _option(flag, f"{text}  [default: that of --timing, or {default}]", type=_COUNT, metavar="N")
+
+
 @click.command("simulate")
 @_option("--trace", "Mooncake JSONL, plain or gzipped; or $HPCSERVE_TRACE.", type=_FILE, envvar="HPCSERVE_TRACE")
 @_option("--requests", "Only the first N of the trace.", type=_COUNT, metavar="N")
@@ -65,13 +77,15 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
 @_option("--config", "YAML file whose section `router` to use.", type=_FILE, metavar="FILE")
 @_option("--set,assignments", "A key of the router, such as router.seed=7.", multiple=True, metavar="KEY=VALUE")
 @_option("--speed", "Arrivals come so many times faster.", type=_POSITIVE, default=1.0)
-@_option("--kv-blocks", "KV blocks of a worker.", type=_COUNT, default=16384)
-@_option("--block-size", "Tokens in a KV block; divides 512.", type=_COUNT, default=64)
-@_option("--max-num-seqs", "Sequences in a step of a worker.", type=_COUNT, default=256)
-@_option("--max-batched-tokens", "Tokens in a step of a worker.", type=_COUNT, default=8192)
-@_option("--timing", "JSON of fitted coefficients.  [default: the published polynomials]", type=_FILE, metavar="FILE")
+@_size("--kv-blocks", "KV blocks of a worker.", _SIZES["kv_blocks"])
+@_size("--block-size", "Tokens in a KV block; divides 512.", _SIZES["block_size"])
+@_size("--max-num-seqs", "Sequences in a step of a worker.", _SIZES["max_num_seqs"])
+@_size("--max-batched-tokens", "Tokens in a step of a worker.", _SIZES["max_batched_tokens"])
+@_option(
+    "--timing", "What `hpcserve bench` wrote.  [default: the published polynomials]", type=_FILE, metavar="FILE"
+)
 @_option("--kv-bandwidth", "Between two workers, in GB/s.", type=_POSITIVE, default=50.0)
-@_option("--kv-bytes-per-token", "Size of one token's KV.", type=_COUNT, default=131072)
+@_size("--kv-bytes-per-token", "Size of one token's KV.", _SIZES["kv_bytes_per_token"])
 @_option("--event-delay-ms", "From an engine's step to the router's index.", type=click.FloatRange(0), default=0.0)
 @_option("--slo-ttft-ms", "Time to first token that is good enough.", type=_POSITIVE)
 @_option("--slo-itl-ms", "Mean time between a request's tokens that is good enough.", type=_POSITIVE)
@@ -144,21 +158,25 @@ def _print_json(value: object) -> None:
 
 def _scenario(given: _Given) -> Scenario:
     from hpcserve.engine.mock.scheduler import Limits
+    from hpcserve.engine.mock.timing_file import TimingFile, read_timing
     from hpcserve.simulate import Scenario
-    from hpcserve.simulate.timing_file import load_timing
 
+    timing = read_timing(given["timing"]) if given["timing"] is not None else TimingFile()
+    kv_bytes = given["kv_bytes_per_token"] or timing.kv_bytes_per_token or _SIZES["kv_bytes_per_token"]
     return Scenario(
         workers=_num_workers(given),
         prefill=given["prefill"] or 0,
         decode=given["decode"] or 0,
         router=_router(given),
         limits=Limits(
-            num_blocks=given["kv_blocks"],
-            block_size=given["block_size"],
-            max_num_seqs=given["max_num_seqs"],
-            max_batched_tokens=given["max_batched_tokens"],
+            num_blocks=given["kv_blocks"] or timing.num_kv_blocks or _SIZES["kv_blocks"],
+            block_size=given["block_size"] or timing.block_size or _SIZES["block_size"],
+            max_num_seqs=given["max_num_seqs"] or timing.max_num_seqs or _SIZES["max_num_seqs"],
+            max_batched_tokens=given["max_batched_tokens"]
+            or timing.max_batched_tokens
+            or _SIZES["max_batched_tokens"],
         ),
-        timing=load_timing(given["timing"], given["kv_bytes_per_token"], given["kv_bandwidth"] * 1e9),
+        timing=timing.model(kv_bytes, given["kv_bandwidth"] * 1e9),
         speed=given["speed"],
         event_delay_s=given["event_delay_ms"] / 1000,
         slo_ttft_ms=given["slo_ttft_ms"],

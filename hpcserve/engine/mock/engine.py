@@ -62,6 +62,8 @@ class MockEngine:
             block_size=block_size,
             num_kv_blocks=mock.num_kv_blocks,
             max_model_len=core.max_model_len,
+            max_batched_tokens=mock.max_batched_tokens,
+            max_num_seqs=mock.max_num_seqs,
             kv_transport=TRANSPORT,
         )
 

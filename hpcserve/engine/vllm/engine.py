@@ -29,7 +29,7 @@ from hpcserve.engine.vllm.kv_events import KvEventReader
 from hpcserve.engine.vllm.load import LoadMeter, make_stat_logger
 from hpcserve.engine.vllm.seam import Seam
 from hpcserve.errors import EngineError, HpcserveError
-from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
+from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, KvHandle, LoadReport, RequestId
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class VllmEngine:
         self._come_from: dict[str, Prefilled] = {}
         self._open: dict[RequestId, _Open] = {}
         self._max_model_len = 0
+        self._moves_kv = False
         # vLLM starts and stops in one thread that lives as long as it: neither may block the loop.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm")
 
@@ -98,9 +99,8 @@ class VllmEngine:
 
     async def abort(self, request_id: RequestId) -> None:
         """See `AsyncEngine.abort`."""
-        if self._vllm is not None and (state := self._open.get(request_id)):
-            state.is_aborted = True
-            await self._vllm.llm.abort([request_id, _pull_id(request_id)])
+        if self._vllm is not None and request_id in self._open:
+            await self._vllm.llm.abort(request_id)
 
     def load(self) -> LoadReport:
         """See `AsyncEngine.load`."""
@@ -142,6 +142,7 @@ class VllmEngine:
         arguments = engine_arguments(self._config, self._context, events_endpoint=events_endpoint, on_cpu=on_cpu)
         environment.prepare_environment(self._config, self._context, on_cpu=on_cpu, in_process=in_process)
         plugin.register()  # before anything loads NIXL
+        warnings = self._settle_kv_transfer(arguments)
         assert self._sockets is not None
         vllm = start_vllm(
             build_engine_args(arguments, self._config.engine.vllm.args),
@@ -151,8 +152,24 @@ class VllmEngine:
         )
         if vllm.warnings and self._config.strict:
             vllm.shutdown()
-            raise EngineError(f"{vllm.warnings[0]} (refused: strict is true)")
+            raise _refused(vllm.warnings[0])
+        vllm.warnings += warnings
         return vllm
+
+    def _settle_kv_transfer(self, arguments: dict[str, Any]) -> list[str]:
+        """Take the KV transfer out of `arguments` where it cannot work, and return the warnings about that."""
+        why = plugin.why_no_nixl() if self._context.moves_kv else None
+        self._moves_kv = self._context.moves_kv and why is None
+        if why is None:
+            return []
+        if self._config.pools.mode == "disaggregated":
+            raise EngineError(f"{why}; prefill and decode workers need it: pip install nixl, or take --mode aggregated")
+        warning = f"{why}; warm prefixes are computed again instead of pulled from another worker"
+        if self._config.strict:
+            raise _refused(f"{warning}; router.pull=false does without")
+        logger.warning(warning)
+        del arguments["kv_transfer_config"]
+        return [warning]
 
     def _describe(self, vllm: Vllm) -> EngineInfo:
         config = vllm.llm.vllm_config
@@ -163,7 +180,9 @@ class VllmEngine:
             block_size=config.cache_config.block_size,
             num_kv_blocks=config.cache_config.num_gpu_blocks or 0,
             max_model_len=self._max_model_len,
-            kv_transport=translate.TRANSPORT if self._context.disaggregated else None,
+            max_batched_tokens=config.scheduler_config.max_num_batched_tokens,
+            max_num_seqs=config.scheduler_config.max_num_seqs,
+            kv_transport=translate.TRANSPORT if self._moves_kv else None,
             warnings=tuple(vllm.warnings),
         )
 
@@ -175,23 +194,20 @@ class VllmEngine:
             return "the prompt is empty"
         if num_tokens >= self._max_model_len:
             return f"the prompt has {num_tokens} tokens, the model's context {self._max_model_len}; shorten the prompt"
-        if request.prefill_only and not self._context.disaggregated:
-            return "this engine cannot hand over KV: it was not started for disaggregated serving"
+        if request.prefill_only and not self._moves_kv:
+            return "this engine cannot hand over KV: it was started without KV transfer"
         return None
 
     async def _run(self, request: EngineRequest, state: _Open, vllm: Vllm) -> AsyncGenerator[EngineOutput]:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         try:
-            if request.kv is not None:
-                request = await self._check_handle(request, vllm)
-                if state.is_aborted:
-                    yield EngineOutput(request_id=request.request_id, finish_reason="abort")
-                    return
+            request = self._check_handle(request)
             seam = Seam(vllm.llm.get_tokenizer(), request)
             async with aclosing(_submit(request, request.request_id, vllm)) as outputs:
                 async for output in outputs:
-                    ours = seam.mend(translate.to_output(request, output, self._context.worker))
+                    took_s = time.monotonic() - state.began
+                    ours = seam.mend(translate.to_output(request, output, self._context.worker, took_s=took_s))
                     self._meter.generated_tokens += len(ours.token_ids)
                     if not state.has_output and ours.token_ids:
                         state.has_output = True
@@ -206,43 +222,30 @@ class VllmEngine:
         except (ValueError, TypeError) as err:
             yield translate.failed(request.request_id, str(err))
 
-    async def _check_handle(self, request: EngineRequest, vllm: Vllm) -> EngineRequest:
-        """Return the request with a handle that vLLM survives: one that covers exactly the prompt, or none."""
-        assert request.kv is not None
-        num_tokens = request.kv.num_tokens
-        if not self._context.disaggregated or request.kv.transport != translate.TRANSPORT:
-            return self._recompute(request, f"this engine cannot pull over {request.kv.transport}")
-        if num_tokens > len(request.token_ids):
-            return self._recompute(request, f"its handle covers {num_tokens} tokens, more than the prompt has")
-        if num_tokens < len(request.token_ids):
-            await self._pull_prefix(request, num_tokens, vllm)
-            return msgspec.structs.replace(request, kv=None)
+    def _check_handle(self, request: EngineRequest) -> EngineRequest:
+        """Return the request without a handle that is not for this engine or not for this prompt."""
+        handle = request.kv
+        if handle is None:
+            return request
+        if not self._moves_kv or handle.transport != translate.TRANSPORT:
+            return self._recompute(request, f"this engine cannot pull over {handle.transport}")
+        if handle.num_tokens > len(request.token_ids):
+            return self._recompute(request, f"its handle covers {handle.num_tokens} tokens, more than the prompt has")
         return request
-
-    async def _pull_prefix(self, request: EngineRequest, num_tokens: int, vllm: Vllm) -> None:
-        """Bring the first `num_tokens` into the prefix cache. Given such a handle with a longer prompt vLLM dies."""
-        sampling = msgspec.structs.replace(request.sampling, max_tokens=1, min_tokens=0, logprobs=None)
-        prefix = msgspec.structs.replace(
-            request, token_ids=request.token_ids[:num_tokens], sampling=sampling, prefill_only=False
-        )
-        pull_id = _pull_id(request.request_id)
-        async with aclosing(_submit(prefix, pull_id, vllm)) as outputs:
-            async for _ in outputs:
-                pass
-        come_from = self._come_from.pop(pull_id, None)
-        if come_from is None:
-            return
-        self._meter.pulled_tokens += come_from.pulled
-        if not come_from.pulled:
-            self._count_failure(request, "its prefix could not be pulled")
 
     def _complete_first(self, request: EngineRequest, first: EngineOutput, theirs: Any) -> EngineOutput:
         come_from = self._come_from.pop(request.request_id, None) or Prefilled(theirs.num_cached_tokens or 0, 0)
-        # A local hit never covers the whole prompt, so a request with a handle always asks for something.
-        if request.kv is not None and not come_from.pulled:
-            self._count_failure(request, "its KV could not be pulled")
+        if request.kv is not None:
+            self._note_pull(request, request.kv, come_from, theirs.metrics)
         self._meter.prefilled(request.request_id, come_from)
         return msgspec.structs.replace(first, cached_tokens=come_from.cached, pulled_tokens=come_from.pulled)
+
+    def _note_pull(self, request: EngineRequest, handle: KvHandle, come_from: Prefilled, times: Any) -> None:
+        if come_from.pulled:
+            made_in_s = handle.params.get(translate.MADE_IN, 0.0)
+            self._meter.pulls.add(come_from.pulled, made_in_s + times.scheduled_ts - times.queued_ts)
+        elif come_from.cached < handle.num_tokens:  # else it was there already
+            self._count_failure(request, "its KV could not be pulled")
 
     def _recompute(self, request: EngineRequest, why: str) -> EngineRequest:
         self._count_failure(request, why)
@@ -258,7 +261,7 @@ class VllmEngine:
 class _Open:
     """A request that vLLM has, or is about to get."""
 
-    is_aborted: bool = False
+    began: float = dataclasses.field(default_factory=time.monotonic)
     has_output: bool = False
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
 
@@ -277,8 +280,8 @@ async def _submit(request: EngineRequest, request_id: str, vllm: Vllm) -> AsyncG
             yield output
 
 
-def _pull_id(request_id: RequestId) -> str:
-    return f"{request_id}.pull"
+def _refused(warning: str) -> EngineError:
+    return EngineError(f"{warning} (refused: strict is true)")
 
 
 def _make_socket_directory(scratch: Path) -> Path:
