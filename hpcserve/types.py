@@ -170,6 +170,7 @@ class WorkDone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     prefill_s: float = 0.0
     decode_steps: int = 0
     decode_kv_read: float = 0.0  # of each step the context that it read, as a share of the KV cache; added up
+    decode_kv_squares: float = 0.0  # of those shares, added up
     decode_s: float = 0.0
 
 

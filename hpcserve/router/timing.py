@@ -18,6 +18,7 @@ class Timing:
     pull_tokens_per_s: float
     pull_latency_ms: float
     prefill_scale: float = 1.0  # 2: passes take twice as long as published
+    decode_scale: float = 1.0  # the same of decode steps
 
     def prefill_ms(self, num_tokens: int) -> float:
         """Return the time to compute so many prompt tokens; none take none."""
@@ -46,6 +47,11 @@ def pass_ms(num_tokens: int) -> float:
 def passes_ms(num_passes: float, num_tokens: float, squares: float) -> float:
     """Return the published time of several passes: their tokens together, and the sum of the squares of each one's."""
     return 4.209989e-07 * squares + 1.518344e-02 * num_tokens + 16.50142 * num_passes
+
+
+def decode_steps_ms(num_steps: float, kv_read: float, squares: float) -> float:
+    """Return the published time of decode steps: their contexts as shares of the KV cache, summed, and the squares."""
+    return 5.74 * num_steps + 54.01 * kv_read - 25.74 * squares
 
 
 _FULL_PASS_MS = pass_ms(PASS_TOKENS)

@@ -103,8 +103,8 @@ class SimulatedWorker:
         events = self.scheduler.leap(leap, self._num_steps)
         ends = leap.ends[: self._num_steps]
         steps_s = list(map(sub, ends, [leap.begins_at, *ends]))
-        mean_context = first + (len(ends) - 1) * len(leap.sequences) / 2
-        kv_read = self.scheduler.kv_read(mean_context)
-        self._meter.add_leap(len(leap.sequences), len(ends), ends[-1] - leap.begins_at, kv_read)
+        num = len(leap.sequences)  # of tokens that the context grows by in each step
+        read, growth = self.scheduler.kv_read(first + (len(ends) - 1) * num / 2), self.scheduler.kv_read(num)
+        self._meter.add_leap(num, len(ends), ends[-1] - leap.begins_at, read, growth)
         self.generated_tokens += len(leap.sequences) * self._num_steps
         return Finished(events, leap.sequences, (), steps_s)

@@ -47,7 +47,10 @@ class Meter:
         if step.decode_context:
             self.work.decoded(kv_read, step.decode_s)
 
-    def add_leap(self, num_sequences: int, num_steps: int, seconds: float, kv_read: float) -> None:
-        """Count `num_steps` plain decode steps, `seconds` all together, that read `kv_read` each on average."""
+    def add_leap(self, num_sequences: int, num_steps: int, seconds: float, kv_read: float, growth: float) -> None:
+        """Count `num_steps` plain decode steps, `seconds` all together.
+
+        On average they read `kv_read` of the KV cache, and each `growth` more than the last.
+        """
         self.decode.add(num_sequences, seconds / num_steps, num_steps)
-        self.work.decoded(kv_read, seconds, num_steps)
+        self.work.decoded_evenly(kv_read, growth, seconds, num_steps)

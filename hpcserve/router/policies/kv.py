@@ -51,5 +51,5 @@ class Kv:
         if not c.capacity:
             return cost
         use, growth = c.decode_blocks / c.capacity, c.new_blocks / c.capacity
-        slower_ms = STEP_MS_OF_FULL_CACHE * OUTPUT_TOKENS * (use + c.load * growth / 2)
+        slower_ms = timing.decode_scale * STEP_MS_OF_FULL_CACHE * OUTPUT_TOKENS * (use + c.load * growth / 2)
         return cost + HARM_STALL * c.load * own_ms + HARM_GROWTH * slower_ms + max(0.0, use - ROOM) * FULL_MS
