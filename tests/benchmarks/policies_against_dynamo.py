@@ -6,7 +6,8 @@ Run: python -m tests.benchmarks.policies_against_dynamo --trace FILE --dynamo-py
 Dynamo's kv_router: below 1 is faster, for hits and goodput above 1 is better. "!" marks what misses a target of the
 project: on Mooncake's conversation trace at its own speed with large caches the times and hits of `GOALS`; otherwise
 better than kv_router with large caches, and no worse with small ones, in TTFT mean, TTFT p99, e2e mean and goodput; and
-ITL p50 at most 3 % above kv_router's everywhere. kv_router varies by about 1 % from run to run, so 0.99 says little.
+ITL p50 at most 3 % above kv_router's everywhere. kv_router varies from run to run, so it runs --dynamo-runs times, and
+what we are compared with is the median of each number; the smallest and the largest stand below it.
 
 Dynamo's numbers can be kept in a file (--dynamo-json): what is there for the same trace, number of requests and SLO is
 not run again, and what is run is added. --skip-dynamo takes only what is there.
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -29,6 +32,7 @@ from tests.benchmarks.dynamo_replay import Case, Slo, add_arguments, find_proble
 
 POLICIES = get_args(RouterConfig.model_fields["policy"].annotation)
 ROUTERS = ("kv_router", "round_robin")
+VARYING = "kv_router"
 LARGE, SMALL = 16384, 4096  # blocks
 AGAINST = ("TTFT mean", "p99", "e2e mean", "goodput")
 GOALS = {"TTFT mean": 205.0, "p50": 95.0, "p90": 480.0, "hits %": 26.0}
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=lambda text: [int(size) for size in text.split(",")], default=[LARGE, SMALL])
     parser.add_argument("--slo-ttft-ms", type=float, default=1000)
     parser.add_argument("--slo-itl-ms", type=float, default=25, help="of a request's mean")
+    parser.add_argument("--dynamo-runs", type=int, default=5, help="of kv_router, for each case")
     parser.add_argument("--dynamo-json", type=Path, help="where Dynamo's numbers are kept")
     parser.add_argument("--skip-dynamo", action="store_true", help="only what --dynamo-json has")
     args = parser.parse_args()
@@ -81,22 +86,22 @@ def compare(args: argparse.Namespace) -> None:
     slo = Slo(args.slo_ttft_ms, args.slo_itl_ms)
     trace = load_trace(args.trace, args.requests)
     is_recorded = "conversation" in args.trace.name and args.requests is None
-    print(
-        f"{len(trace):,} requests of {args.trace.name}, SLO: TTFT <= {slo.ttft_ms:g} ms, mean ITL <= {slo.itl_ms:g} ms"
-    )
+    promise = f"TTFT <= {slo.ttft_ms:g} ms and mean ITL <= {slo.itl_ms:g} ms"
+    print(f"{len(trace):,} requests of {args.trace.name}; goodput is that of {promise}")
     kept = Kept(args.dynamo_json, args.trace, len(trace), slo)
     sizes = list(product(args.blocks, args.speeds))
     if not args.skip_dynamo:
-        kept.add([Case(r, s, b) for b, s in sizes for r in ROUTERS], args.trace, args.dynamo_python, args.requests)
+        runs = {router: args.dynamo_runs if router == VARYING else 1 for router in ROUTERS}
+        wanted = [case for b, s in sizes for r in ROUTERS for case in [Case(r, s, b)] * runs[r]]
+        kept.add(wanted, args.trace, args.dynamo_python, args.requests)
     for blocks, speed in sizes:
-        theirs = {r: kept.row(Case(r, speed, blocks)) for r in ROUTERS}
         print(f"\nspeed {speed:g}, {blocks:,} blocks\n")
         print("| | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
-        for router, row in theirs.items():
-            show(f"Dynamo {router}", row or {})
+        for router in ROUTERS:
+            show_runs(f"Dynamo {router}", kept.rows(Case(router, speed, blocks)))
+        baseline = median_of(kept.rows(Case(VARYING, speed, blocks)))
         for policy in args.policies:
             ours = row_of(run_ours(trace, Case(policy, speed, blocks), slo), trace)
-            baseline = theirs["kv_router"]
             goals = GOALS if is_recorded and (speed, blocks) == (1, LARGE) else {}
             missed = set(find_missed(ours, baseline, goals, is_strict=blocks >= LARGE)) if baseline else set()
             show(f"`{policy}`", ours, missed)
@@ -107,30 +112,38 @@ def compare(args: argparse.Namespace) -> None:
 
 
 class Kept:
-    """Dynamo's summaries, in a file if there is one."""
+    """Dynamo's summaries, in a file if there is one: by trace and SLO, then by case, one for each run."""
 
     def __init__(self, path: Path | None, trace: Path, num_requests: int, slo: Slo) -> None:
         digest = hashlib.sha256(trace.read_bytes()).hexdigest()[:16]
-        self._key = f"{trace.name} {digest}, {num_requests} requests, TTFT {slo.ttft_ms:g}, ITL {slo.itl_ms:g}"
+        key = f"{trace.name} {digest}, {num_requests} requests, TTFT {slo.ttft_ms:g}, ITL {slo.itl_ms:g}"
         self._slo = slo
         self._path = path
-        self._all: dict[str, dict[str, dict]] = json.loads(path.read_text()) if path and path.exists() else {}
-        self._summaries = self._all.setdefault(self._key, {})
+        self._all: dict[str, dict[str, list[dict]]] = json.loads(path.read_text()) if path and path.exists() else {}
+        self._summaries = self._all.setdefault(key, {})
 
     def add(self, cases: list[Case], trace: Path, python: Path, num_requests: int | None) -> None:
-        """Run what is not there yet, and write each result down."""
-        missing = [case for case in cases if str(case) not in self._summaries]
+        """Run each case as often as it is among `cases`, less what is there already, and write each result down."""
+        there = Counter({case: len(self._summaries.get(str(case), ())) for case in cases})
+        missing = list((Counter(cases) - there).elements())
         if not missing:
             return
         for case, summary in zip(missing, run_dynamo(trace, python, num_requests, missing, self._slo), strict=True):
-            self._summaries[str(case)] = summary
+            self._summaries.setdefault(str(case), []).append(summary)
             if self._path:
                 self._path.write_text(json.dumps(self._all, indent=1))
 
-    def row(self, case: Case) -> Row | None:
-        """Return the numbers of a case, or None if it was not run."""
-        summary = self._summaries.get(str(case))
-        return {name: summary[column.dynamo] * column.scale for name, column in COLUMNS.items()} if summary else None
+    def rows(self, case: Case) -> list[Row]:
+        """Return the numbers of each run of a case; empty if there was none."""
+        return [
+            {name: summary[column.dynamo] * column.scale for name, column in COLUMNS.items()}
+            for summary in self._summaries.get(str(case), ())
+        ]
+
+
+def median_of(rows: list[Row]) -> Row:
+    """Return the median of each number; nothing of no rows."""
+    return {name: statistics.median(row[name] for row in rows) for name in COLUMNS} if rows else {}
 
 
 def row_of(report: Report, trace: list[TraceRequest]) -> Row:
@@ -159,6 +172,14 @@ def find_missed(ours: Row, theirs: Row, goals: Row, *, is_strict: bool) -> Itera
         excess = sign * (ours[name] - (goals or theirs)[name])
         if excess > 0 or (is_strict and not goals and excess == 0):
             yield name
+
+
+def show_runs(title: str, rows: list[Row]) -> None:
+    """Print the median of some runs, and in what range they are."""
+    show(title, median_of(rows))
+    if len(rows) > 1:
+        for word, choose in (("from", min), ("to", max)):
+            show(f"{word}, of {len(rows)} runs", {name: choose(row[name] for row in rows) for name in COLUMNS})
 
 
 def show(title: str, row: Row, missed: set[str] = frozenset()) -> None:
