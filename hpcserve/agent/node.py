@@ -209,6 +209,6 @@ class NodeAgent:
             worker=self._spec.worker,
             role=self._spec.role,
             host=self._spec.host,
-            disaggregated=self._config.pools.mode == "disaggregated",
+            moves_kv=self._config.moves_kv,
             scratch=self._spec.scratch,
         )

@@ -141,8 +141,10 @@ class PoolsConfig(Section):
 class RouterConfig(Section):
     """How a worker is chosen."""
 
-    policy: Literal["random", "round_robin", "least_loaded", "dynamo", "kv"] = Field(
-        "kv", description="kv, dynamo: near the request's cached prefix; the others do not look at prefixes"
+    policy: Literal["random", "round_robin", "least_loaded", "power_of_two", "session", "dynamo", "kv"] = Field(
+        "kv",
+        description="kv, dynamo: near the request's cached prefix; session: where the session's last request ran; "
+        "the others look at neither",
     )
     min_remote_prefill_tokens: Annotated[int, Field(ge=0)] = Field(
         256, description="prompts with fewer uncached tokens than this prefill on their decode worker"
@@ -150,7 +152,7 @@ class RouterConfig(Section):
     pull: bool = Field(True, description="kv: warm prefixes are pulled from another worker where that is faster")
     pull_tokens_per_s: PositiveFloat = Field(350_000.0, description="tokens of KV moved between two workers a second")
     pull_latency_ms: Annotated[float, Field(ge=0)] = Field(5.0, description="what a pull takes besides")
-    seed: int = Field(0, description="of the random policy")
+    seed: int = Field(0, description="of the policies random, power_of_two and session")
 
 
 class FrontendConfig(Section):
@@ -169,6 +171,9 @@ class SecurityConfig(Section):
     """Who may connect."""
 
     auth: Literal["auto", "on", "off"] = Field("auto", description="auto: a key is required unless local and loopback")
+    share_prefixes: bool = Field(
+        False, description="let tenants find each other's prompts in the KV cache: faster, and visible by timing"
+    )
 
 
 class DashboardConfig(Section):
@@ -203,3 +208,10 @@ class Config(Section):
         if self.model.name:
             return self.model.name
         return self.model.path.name if self.model.path else "mock"
+
+    @property
+    def moves_kv(self) -> bool:
+        """Whether KV goes from worker to worker: prefilled for another, or pulled as a warm prefix."""
+        if self.pools.mode == "disaggregated":
+            return True
+        return self.router.policy == "kv" and self.router.pull and self.pools.workers > 1

@@ -17,7 +17,7 @@ class EngineContext:
     worker: WorkerId
     role: Role
     host: str  # address that other workers reach this one at (KV side channel)
-    disaggregated: bool  # whether KV must be movable
+    moves_kv: bool  # whether KV is handed over and pulled, where the engine can
     scratch: Path  # node-local directory that this engine may write to; removed by the agent
 
 

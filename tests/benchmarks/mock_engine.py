@@ -65,7 +65,7 @@ async def run_engine(count: int, max_tokens: int) -> None:
     config = Config(engine=EngineConfig(kind="mock", mock=mock))
     with tempfile.TemporaryDirectory() as scratch:
         context = EngineContext(
-            worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", disaggregated=False, scratch=Path(scratch)
+            worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", moves_kv=False, scratch=Path(scratch)
         )
         engine = MockEngine(config, context)
         await engine.start(lambda events: None)

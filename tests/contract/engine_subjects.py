@@ -85,10 +85,8 @@ def make_config(kind: str, model: Path | None, **extra: Any) -> Config:
     )
 
 
-def make_context(name: str, scratch: Path, *, disaggregated: bool = True) -> EngineContext:
-    return EngineContext(
-        worker=WorkerId(name), role=Role.BOTH, host="127.0.0.1", disaggregated=disaggregated, scratch=scratch
-    )
+def make_context(name: str, scratch: Path, *, moves_kv: bool = True) -> EngineContext:
+    return EngineContext(worker=WorkerId(name), role=Role.BOTH, host="127.0.0.1", moves_kv=moves_kv, scratch=scratch)
 
 
 def make_subject_engine(config: Config, context: EngineContext) -> Any:

@@ -11,7 +11,7 @@ from hpcserve.engine.factory import make_engine
 from hpcserve.engine.protocol import EngineContext
 from hpcserve.types import Role
 config = Config.model_validate({"engine": {"kind": sys.argv[1]}})
-context = EngineContext(worker="w", role=Role.BOTH, host="127.0.0.1", disaggregated=False, scratch=Path("."))
+context = EngineContext(worker="w", role=Role.BOTH, host="127.0.0.1", moves_kv=False, scratch=Path("."))
 heavy = {"vllm", "torch", "transformers", "nixl"}
 print(type(make_engine(config, context)).__name__, *sorted(heavy & set(sys.modules)))
 """

@@ -7,7 +7,7 @@ replay (1.6.1) was seen to follow them to six digits.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpcserve.config.models import MockConfig
 
@@ -26,6 +26,17 @@ class TimingModel:
     def from_config(cls, config: MockConfig) -> TimingModel:
         """Return the published polynomials with the configured KV size and bandwidth."""
         return cls(config.kv_bytes_per_token, config.kv_bandwidth_gb_per_s * 1e9)
+
+    def times(self, factor: float) -> TimingModel:
+        """Return a model that computes `factor` times as long; moving KV takes the same."""
+        if factor == 1:
+            return self
+        return replace(
+            self,
+            prefill_ms=_scaled(self.prefill_ms, factor),
+            decode_ms=_scaled(self.decode_ms, factor),
+            min_decode_ms=self.min_decode_ms * factor,
+        )
 
     def prefill_s(self, num_tokens: int) -> float:
         """Return the duration of one pass over `num_tokens` new prompt tokens; no tokens take no time."""
@@ -49,6 +60,11 @@ class TimingModel:
     def transfer_s(self, num_tokens: int) -> float:
         """Return the duration of moving the KV of `num_tokens` tokens between workers."""
         return num_tokens * self.kv_bytes_per_token / self.kv_bandwidth_bytes_per_s
+
+
+def _scaled(coefficients: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
+    square, linear, constant = coefficients
+    return square * factor, linear * factor, constant * factor
 
 
 def _polynomial(coefficients: tuple[float, float, float], x: float) -> float:

@@ -21,7 +21,7 @@ _OURS = {
     "dtype": "model.dtype",
     "tensor_parallel_size": "model.tensor_parallel",
     "block_size": "engine.block_size",
-    "kv_transfer_config": "pools.mode",
+    "kv_transfer_config": "pools.mode or router.pull",
     "kv_events_config": "router.policy",
     "enable_prefix_caching": "router.policy",
 }
@@ -52,7 +52,7 @@ def engine_arguments(config: Config, context: EngineContext, *, events_endpoint:
     }
     if on_cpu:
         arguments |= _cpu_arguments(config)
-    if context.disaggregated:
+    if context.moves_kv:
         arguments["kv_transfer_config"] = _kv_transfer(on_cpu=on_cpu)
     return arguments | config.engine.vllm.args
 
@@ -112,6 +112,7 @@ def _count_gpus(*, on_cpu: bool) -> int:
 def _kv_transfer(*, on_cpu: bool) -> dict[str, Any]:
     return {
         "kv_connector": "NixlConnector",
+        "kv_connector_module_path": "hpcserve.engine.vllm.connector",
         "kv_role": "kv_both",  # prefill and decode are labels that may change while the engine runs
         "kv_buffer_device": "cpu" if on_cpu else "cuda",
         "kv_load_failure_policy": "recompute",

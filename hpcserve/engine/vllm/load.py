@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcserve.engine.vllm.core import Prefilled
+from hpcserve.engine.vllm.pull_meter import PullMeter
 from hpcserve.types import LoadReport, RequestId
 
 _MIN_PREFILL = 32  # computed tokens; steps with fewer are decode steps
@@ -45,6 +46,7 @@ class LoadMeter:
     """All counters of one engine. The counts of requests are our own, so they are right between steps too."""
 
     rates: RateMeter = field(default_factory=RateMeter)
+    pulls: PullMeter = field(default_factory=PullMeter)
     prompt_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
@@ -98,6 +100,8 @@ class LoadMeter:
             cached_tokens_total=self.cached_tokens,
             pulled_tokens_total=self.pulled_tokens,
             pull_failures_total=self.pull_failures,
+            pull_tokens_per_s=self.pulls.tokens_per_s,
+            pull_latency_ms=self.pulls.latency_ms,
         )
 
 

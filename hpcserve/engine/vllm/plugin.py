@@ -26,6 +26,17 @@ def register() -> None:
         _do_not_poll_in_a_thread()
 
 
+def why_no_nixl() -> str | None:
+    """Return why KV cannot be moved here; None if it can. Imports vLLM and NIXL, so `register` comes first."""
+    try:
+        from vllm.distributed.nixl_utils import NixlWrapper
+
+        from hpcserve.engine.vllm import connector  # noqa: F401
+    except ImportError as err:
+        return f"this vLLM does not fit our NIXL connector ({err})"
+    return None if NixlWrapper is not None else "NIXL is not installed, or does not load"
+
+
 def _load_system_libnl() -> None:
     # NIXL's wheel brings its own libnl, and its libibverbs may load the system's too. With the system's loaded last,
     # the finalizers of one run on the other's data and the process ends with a segmentation fault.

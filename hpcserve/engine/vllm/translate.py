@@ -7,6 +7,10 @@ from typing import Any, cast
 from hpcserve.types import EngineOutput, EngineRequest, FinishReason, KvHandle, RequestId, TokenLogprob, WorkerId
 
 TRANSPORT = "nixl"
+COVERED = "hpcserve_covered_tokens"
+"""Among the parameters of a transfer, for our connector: how many prompt tokens the handle covers."""
+MADE_IN = "hpcserve_made_in_s"
+"""Among the parameters of a handle, for our meter: the seconds that its engine took to make it."""
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "error": "error"}
 _NOT_FOR_THE_NEXT = "remote_prefill_cached_tokens"  # makes the next engine report our cache hits as its own
 
@@ -39,8 +43,11 @@ def to_sampling_params(request: EngineRequest) -> Any:
     )
 
 
-def to_output(request: EngineRequest, output: Any, worker: WorkerId) -> EngineOutput:
-    """Return one of vLLM's `RequestOutput`s as ours; where the prompt's KV came from is added by the engine."""
+def to_output(request: EngineRequest, output: Any, worker: WorkerId, *, took_s: float) -> EngineOutput:
+    """Return one of vLLM's `RequestOutput`s as ours, `took_s` after the request came.
+
+    Where the prompt's KV came from is added by the engine.
+    """
     completion = output.outputs[0]
     finish_reason = completion.finish_reason and _FINISHED.get(completion.finish_reason, "stop")
     return EngineOutput(
@@ -50,7 +57,7 @@ def to_output(request: EngineRequest, output: Any, worker: WorkerId) -> EngineOu
         logprobs=_logprobs(completion, request.sampling.logprobs),
         finish_reason=finish_reason,
         stop_reason=completion.stop_reason,
-        kv=_handle(request, output.kv_transfer_params, worker) if finish_reason else None,
+        kv=_handle(request, output.kv_transfer_params, worker, took_s) if finish_reason else None,
         error="vLLM failed on this request; its log says why" if finish_reason == "error" else None,
     )
 
@@ -61,17 +68,18 @@ def failed(request_id: RequestId, why: str) -> EngineOutput:
 
 
 def _kv_transfer_params(request: EngineRequest) -> dict[str, Any] | None:
-    if request.prefill_only:
-        return {"kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False}}
+    params: dict[str, Any] = {}
     if request.kv is not None:
-        return {"kv_transfer_params": dict(request.kv.params)}
-    return None
+        params |= request.kv.params | {COVERED: request.kv.num_tokens}
+    if request.prefill_only:
+        params |= {"do_remote_decode": True}
+    return {"kv_transfer_params": params} if params else None
 
 
-def _handle(request: EngineRequest, params: dict[str, Any] | None, worker: WorkerId) -> KvHandle | None:
+def _handle(request: EngineRequest, params: dict[str, Any] | None, worker: WorkerId, took_s: float) -> KvHandle | None:
     if not request.prefill_only or not params:
         return None
-    kept = {key: value for key, value in params.items() if key != _NOT_FOR_THE_NEXT}
+    kept = {key: value for key, value in params.items() if key != _NOT_FOR_THE_NEXT} | {MADE_IN: took_s}
     return KvHandle(transport=TRANSPORT, source=worker, num_tokens=len(request.token_ids), params=kept)
 
 

@@ -23,9 +23,7 @@ async def make(tmp_path):
         config = Config.model_validate(
             {"engine": {"kind": "mock", "mock": {"speedup": "inf", **mock}}, "model": model or {}}
         )
-        context = EngineContext(
-            worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", disaggregated=True, scratch=tmp_path
-        )
+        context = EngineContext(worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", moves_kv=True, scratch=tmp_path)
         engine = MockEngine(config, context)
         engines.append(engine)
         engine.info = await engine.start(on_events)

@@ -29,11 +29,11 @@ def model(tmp_path: Path) -> Path:
 
 
 def make_arguments(
-    path: Path | None, *, on_cpu: bool = True, disaggregated: bool = False, dtype: str = "auto", **config: Any
+    path: Path | None, *, on_cpu: bool = True, moves_kv: bool = False, dtype: str = "auto", **config: Any
 ) -> Any:
     made = Config.model_validate({"model": {"path": path, "dtype": dtype}} | config)
     context = EngineContext(
-        worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", disaggregated=disaggregated, scratch=Path("/nowhere")
+        worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", moves_kv=moves_kv, scratch=Path("/nowhere")
     )
     return engine_arguments(made, context, events_endpoint="ipc:///nowhere/events", on_cpu=on_cpu)
 
@@ -64,9 +64,9 @@ def test_gpus_are_those_of_the_job(model: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("on_cpu", "device"), [(True, "cpu"), (False, "cuda")])
-def test_disaggregated_engines_move_kv_with_nixl(model: Path, on_cpu: bool, device: str) -> None:
+def test_engines_that_move_kv_do_it_with_nixl(model: Path, on_cpu: bool, device: str) -> None:
     assert "kv_transfer_config" not in make_arguments(model)
-    transfer = make_arguments(model, disaggregated=True, on_cpu=on_cpu)["kv_transfer_config"]
+    transfer = make_arguments(model, moves_kv=True, on_cpu=on_cpu)["kv_transfer_config"]
     assert (transfer["kv_connector"], transfer["kv_buffer_device"]) == ("NixlConnector", device)
     assert transfer["kv_load_failure_policy"] == "recompute"
 

@@ -48,7 +48,7 @@ async def engines(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def aggregated(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
     """What an engine that was not started for disaggregated serving says to each prompt."""
-    context = make_context("both-0-1", tmp_path_factory.mktemp("scratch"), disaggregated=False)
+    context = make_context("both-0-1", tmp_path_factory.mktemp("scratch"), moves_kv=False)
     subject = await start_subject(make_subject_engine(make_config("vllm", tiny_model), context))
     try:
         return [tokens(await subject.run(_request(f"alone-{index}", prompt))) for index, prompt in enumerate(PROMPTS)]
