@@ -19,10 +19,11 @@ class HpcserveError(Exception):
     error_type: ClassVar[str] = "server_error"
     code: ClassVar[str | None] = None
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param  # the field of the request or the key of the config that was wrong
+        self.retry_after_s = retry_after_s  # when it may be worth trying again, where that is known
 
 
 # --- what the user wrote -----------------------------------------------------------------------------------------
@@ -59,6 +60,14 @@ class Unauthorized(BadRequest):
     http_status = 401
     error_type = "authentication_error"
     code = "invalid_api_key"
+
+
+class RateLimited(BadRequest):
+    """The key's tenant has used what its limits allow for now."""
+
+    http_status = 429
+    error_type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class NotFound(BadRequest):

@@ -111,6 +111,11 @@ class StateDir:
         return self.path / "api-key.header"
 
     @property
+    def salt_secret_file(self) -> Path:
+        """File with the secret that the cache salts of tenants are derived from."""
+        return self.path / "salt-secret"
+
+    @property
     def tls_cert(self) -> Path:
         """The deployment's certificate: its own authority, shared by all its processes."""
         return self.path / "tls-cert.pem"
@@ -137,6 +142,8 @@ class StateDir:
         if not self.key_file.exists():
             self.write_private(self.key_file, f"sk-{secrets.token_urlsafe(32)}\n".encode())
         self.write_private(self.header_file, f"Authorization: Bearer {self.read_key()}\n".encode())
+        if not self.salt_secret_file.exists():
+            self.write_private(self.salt_secret_file, f"{secrets.token_hex(32)}\n".encode())
 
     def remove(self) -> None:
         """Delete the directory and all in it."""
@@ -152,10 +159,11 @@ class StateDir:
 
     def read_key(self) -> str:
         """Return the bearer key; raises `DeploymentError` before the first `up`."""
-        try:
-            return self.key_file.read_text().strip()
-        except OSError as err:
-            raise DeploymentError(f"no key for deployment {self.name!r}: {self.key_file} cannot be read") from err
+        return self._read_secret(self.key_file)
+
+    def read_salt_secret(self) -> bytes:
+        """Return what cache salts are derived from; raises `DeploymentError` before the first `up`."""
+        return self._read_secret(self.salt_secret_file).encode()
 
     def read_config(self) -> Config:
         """Return the configuration that the deployment was started with."""
@@ -233,6 +241,12 @@ class StateDir:
             yield
         finally:
             os.close(file)
+
+    def _read_secret(self, path: Path) -> str:
+        try:
+            return path.read_text().strip()
+        except OSError as err:
+            raise DeploymentError(f"no key for deployment {self.name!r}: {path} cannot be read") from err
 
     def _read(self, name: str, record: type[_Record]) -> _Record | None:
         try:

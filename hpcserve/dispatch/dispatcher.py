@@ -21,6 +21,7 @@ from hpcserve.observability.metrics import DispatchCounts
 from hpcserve.types import (
     Assignment,
     BlockHash,
+    Caller,
     EngineOutput,
     EngineRequest,
     KvHandle,
@@ -42,6 +43,7 @@ class _Progress:
 
     request: EngineRequest
     on_output: OnOutput
+    caller: Caller
     token_ids: list[int] = field(default_factory=list)
     lost_on: list[WorkerId] = field(default_factory=list)
     finished: bool = False
@@ -96,13 +98,13 @@ class Dispatcher:
         """Return the newest status that the head told; before the first, that of a deployment that starts."""
         return self._head.status or self._unknown
 
-    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
-        """Run one sequence to its end; `on_output` is called for every delta.
+    async def run(self, request: EngineRequest, on_output: OnOutput, caller: Caller | None = None) -> None:
+        """Run one sequence of `caller` to its end; `on_output` is called for every delta.
 
         Cancelling aborts it. Raises `Unavailable` if no worker can take it, `EngineError` if the engine refused it, or
         if it was lost on `frontend.max_attempts` workers.
         """
-        progress = _Progress(request, on_output)
+        progress = _Progress(request, on_output, caller or Caller())
         while not progress.finished:
             remaining = progress.remaining()
             if remaining.sampling.max_tokens <= 0:
@@ -189,6 +191,7 @@ class Dispatcher:
             max_tokens=request.sampling.max_tokens,
             priority=request.priority,
             exclude=tuple(progress.lost_on),
+            caller=progress.caller,
         )
         deadline = time.monotonic() + self._config.frontend.reassign_timeout_s
         while True:

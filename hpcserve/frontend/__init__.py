@@ -3,6 +3,7 @@
 from hpcserve.frontend.app import Site, make_app, start_site
 from hpcserve.frontend.auth import auth_required
 from hpcserve.frontend.backend import Backend
+from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.tokenizer import Tokenizer
 
-__all__ = ["Backend", "Site", "Tokenizer", "auth_required", "make_app", "start_site"]
+__all__ = ["Backend", "KeyRing", "Site", "Tokenizer", "auth_required", "make_app", "start_site"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -18,6 +17,7 @@ from hpcserve.frontend.chat import create_chat_completion
 from hpcserve.frontend.completions import create_completion
 from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.errors import error_response, guard
+from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.observability.metrics import ServiceMetrics
 
@@ -29,12 +29,12 @@ _LINGERING_TIME_S = 2.0  # how long the rest of a refused body is read, so that 
 def make_app(
     config: Config,
     backend: Backend,
-    api_keys: Iterable[str] | None,
+    keys: KeyRing | None,
     tokenizer: Tokenizer,
     metrics: ServiceMetrics | None = None,
 ) -> web.Application:
-    """Return the application. Without `api_keys` everybody may use it; `metrics` are made when not given."""
-    middlewares = [guard] if api_keys is None else [guard, require_key(api_keys)]
+    """Return the application. Without `keys` everybody may use it; `metrics` are made when not given."""
+    middlewares = [guard] if keys is None else [guard, require_key(keys)]
     app = web.Application(middlewares=middlewares, client_max_size=int(config.frontend.max_body_mb * 1e6))
     app[FRONTEND] = Frontend(config, backend, tokenizer, metrics or ServiceMetrics(backend.status))
     router = app.router

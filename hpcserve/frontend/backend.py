@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from hpcserve.types import EngineOutput, EngineRequest, Phase, Status, WorkerInfo, WorkerState
+from hpcserve.types import Caller, EngineOutput, EngineRequest, Phase, Status, WorkerInfo, WorkerState
 
 OnOutput = Callable[[EngineOutput], None]
 
@@ -13,8 +13,8 @@ OnOutput = Callable[[EngineOutput], None]
 class Backend(Protocol):
     """Runs requests somewhere. Both methods are called on the event loop."""
 
-    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
-        """Run one sequence to its end, and return after the output that has the finish reason.
+    async def run(self, request: EngineRequest, on_output: OnOutput, caller: Caller) -> None:
+        """Run one sequence of `caller` to its end, and return after the output that has the finish reason.
 
         `on_output` is called for every delta, on the event loop and without a task switch; it does not block and does
         not raise. Cancelling the task aborts the request in the engine. Raises `Unavailable` when no worker can take

@@ -19,6 +19,7 @@ from hpcserve.frontend.logprobs import chat_logprobs
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, sampling_of
 from hpcserve.frontend.schemas import ChatBody
 from hpcserve.frontend.streaming import event, stream_job
+from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.validation import parse_chat
 from hpcserve.types import EngineOutput
 
@@ -29,14 +30,14 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Handle one chat completion, streamed or not."""
     frontend = request.app[FRONTEND]
     body = parse_chat(await read_object(request))
-    job = await _job(frontend, body)
+    job = await _job(frontend, body, terms_of(request, body))
     if body.stream:
         return await stream_job(request, job, ChatChunks(job, body))
     choices, usage = await collect_job(request, job)
     return json_response(_encode(_response(job, body, choices, usage)))
 
 
-async def _job(frontend: Frontend, body: ChatBody) -> Job:
+async def _job(frontend: Frontend, body: ChatBody, terms: Terms) -> Job:
     context = admit(frontend, body.model)
     token_ids = await frontend.tokenizer.encode_chat(
         [message.for_template() for message in body.messages],
@@ -52,8 +53,9 @@ async def _job(frontend: Frontend, body: ChatBody) -> Job:
         request_id=request_id,
         created=int(time.time()),
         model=body.model,
-        requests=engine_requests(body, request_id, 0, token_ids, sampling),
+        requests=engine_requests(terms, body.n, request_id, 0, token_ids, sampling),
         num_choices=body.n,
+        caller=terms.caller,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
     )
 

@@ -21,8 +21,9 @@ from hpcserve.frontend.logprobs import completion_logprobs
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, sampling_of
 from hpcserve.frontend.schemas import CompletionBody
 from hpcserve.frontend.streaming import event, stream_job
+from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.validation import parse_completion
-from hpcserve.types import EngineOutput, EngineRequest
+from hpcserve.types import EngineOutput, EngineRequest, Sampling
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 _MAX_SEQUENCES = 2048
@@ -34,7 +35,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     """Handle one request for completions of one or more prompts, streamed or not."""
     frontend = request.app[FRONTEND]
     body = parse_completion(await read_object(request))
-    job = await _job(frontend, body)
+    job = await _job(frontend, body, terms_of(request, body))
     echoes = _echoes(frontend, body)
     if body.stream:
         return await stream_job(request, job, CompletionChunks(job, body, echoes))
@@ -42,7 +43,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     return json_response(_encode(_response(job, body, echoes, choices, usage)))
 
 
-async def _job(frontend: Frontend, body: CompletionBody) -> Job:
+async def _job(frontend: Frontend, body: CompletionBody, terms: Terms) -> Job:
     context = admit(frontend, body.model)
     prompts: list[str] | list[list[int]] = body.prompt
     if len(prompts) * body.n > _MAX_SEQUENCES:
@@ -52,25 +53,24 @@ async def _job(frontend: Frontend, body: CompletionBody) -> Job:
     requests: list[EngineRequest] = []
     for prompt in prompts:
         token_ids = await frontend.tokenizer.encode_text(prompt) if isinstance(prompt, str) else prompt
-        requests += _prompt_requests(frontend, body, context, request_id, len(requests), token_ids)
+        sampling = _sampling(frontend, body, context, token_ids)
+        requests += engine_requests(terms, body.n, request_id, len(requests), token_ids, sampling)
     return Job(
         request_id=request_id,
         created=int(time.time()),
         model=body.model,
         requests=requests,
         num_choices=body.n,
+        caller=terms.caller,
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
     )
 
 
-def _prompt_requests(
-    frontend: Frontend, body: CompletionBody, context: int, request_id: str, first_index: int, token_ids: list[int]
-) -> list[EngineRequest]:
+def _sampling(frontend: Frontend, body: CompletionBody, context: int, token_ids: list[int]) -> Sampling:
     check_prompt(token_ids, frontend.tokenizer.vocab_size)
     room = output_room(len(token_ids), body.max_tokens, context)
     max_tokens = body.max_tokens or min(_DEFAULT_MAX_TOKENS, room)
-    sampling = sampling_of(body, frontend.tokenizer, max_tokens=max_tokens, logprobs=body.logprobs)
-    return engine_requests(body, request_id, first_index, token_ids, sampling)
+    return sampling_of(body, frontend.tokenizer, max_tokens=max_tokens, logprobs=body.logprobs)
 
 
 def _echoes(frontend: Frontend, body: CompletionBody) -> list[str]:

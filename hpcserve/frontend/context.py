@@ -9,6 +9,7 @@ from aiohttp import web
 
 from hpcserve.config.models import Config
 from hpcserve.frontend.backend import Backend
+from hpcserve.frontend.tenants import ANYBODY, Tenant
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.observability.metrics import ServiceMetrics
 
@@ -29,6 +30,7 @@ class RequestRecord:
     """What is known of one HTTP request, for its log line and its headers."""
 
     request_id: str  # the client's x-request-id, or one of our own
+    tenant: Tenant = ANYBODY
     started_at: float = field(default_factory=time.perf_counter)
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 import time
@@ -13,13 +14,13 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from hpcserve.errors import HpcserveError, MethodNotAllowed, NotFound, Unauthorized, Unavailable
+from hpcserve.errors import HpcserveError, MethodNotAllowed, NotFound, RateLimited, Unauthorized, Unavailable
 from hpcserve.frontend.context import FRONTEND, RECORD, RequestRecord
 
 log = logging.getLogger(__name__)
 
 _CLIENT_CLOSED_REQUEST = 499  # as nginx counts clients that hang up
-_RETRY_AFTER_S = "5"
+_RETRY_AFTER_S = 5.0  # where nobody knows better
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -53,8 +54,11 @@ def error_response(error: HpcserveError) -> web.Response:
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="hpcserve"'
-    if isinstance(error, Unavailable):
-        headers["Retry-After"] = _RETRY_AFTER_S
+    retry_after_s = error.retry_after_s
+    if retry_after_s is None and isinstance(error, Unavailable):
+        retry_after_s = _RETRY_AFTER_S
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))  # whole seconds: RFC 9110, 10.2.3
     return json_response(error_body(error), status=error.http_status, headers=headers)
 
 
@@ -102,18 +106,23 @@ def _account_disconnect(request: web.Request, record: RequestRecord) -> None:
 def _account(request: web.Request, record: RequestRecord, status: int) -> None:
     resource = request.match_info.route.resource
     route = resource.canonical if resource is not None else "unknown"
-    request.app[FRONTEND].metrics.requests[route, status] += 1
+    metrics, tenant = request.app[FRONTEND].metrics, record.tenant.name
+    metrics.requests[route, status] += 1
+    if tenant:
+        metrics.tenants[tenant].requests += 1
+        metrics.tenants[tenant].rate_limited += status == RateLimited.http_status
     level = logging.INFO if request.method == "POST" else logging.DEBUG
     if not log.isEnabledFor(level):
         return
     ttft = f" ttft={record.ttft_s * 1e3:.1f}ms" if record.ttft_s is not None else ""
     log.log(
         level,
-        "%s %s %d id=%s prompt=%d cached=%d generated=%d%s e2e=%.1fms%s",
+        "%s %s %d id=%s%s prompt=%d cached=%d generated=%d%s e2e=%.1fms%s",
         request.method,
         route,
         status,
         record.request_id,
+        f" tenant={tenant}" if tenant else "",
         record.prompt_tokens,
         record.cached_tokens,
         record.generated_tokens,

@@ -12,7 +12,7 @@ from typing import Any
 from hpcserve.errors import DeadlineExceeded, EngineError, HpcserveError, Unavailable
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import Frontend, RequestRecord
-from hpcserve.types import EngineOutput, EngineRequest, FinishReason
+from hpcserve.types import Caller, EngineOutput, EngineRequest, FinishReason
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class Job:
     model: str
     requests: Sequence[EngineRequest]
     num_choices: int
+    caller: Caller
     include_usage: bool = False
 
     @property
@@ -106,6 +107,7 @@ class Generation:
         """Run everything. Raises an `HpcserveError` when one sequence fails; the others are aborted then."""
         self._metrics.inflight += 1
         self._metrics.queued += 1
+        self._record.tenant.meter.count_tokens(self._job.num_prompt_tokens)
         limit_s = self._frontend.config.frontend.request_timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -147,7 +149,7 @@ class Generation:
             raise err.exceptions[0] from err
 
     async def _run_one(self, request: EngineRequest, choice: Choice) -> None:
-        await self._frontend.backend.run(request, choice.on_output)
+        await self._frontend.backend.run(request, choice.on_output, self._job.caller)
         choice.raise_failure()
 
     def _cached_tokens(self) -> int:
@@ -157,19 +159,30 @@ class Generation:
     def _account(self) -> None:
         metrics, record = self._metrics, self._record
         metrics.inflight -= 1
-        if self._first_at is None:
-            metrics.queued -= 1
-        else:
-            metrics.prompt_tokens += self._job.num_prompt_tokens
-            metrics.e2e.observe(time.perf_counter() - record.started_at)
         record.prompt_tokens = self._job.num_prompt_tokens
         record.cached_tokens = self._cached_tokens()
         record.generated_tokens = sum(each.num_tokens for each in self.choices)
+        if self._first_at is None:
+            metrics.queued -= 1
+            record.tenant.meter.count_tokens(-record.prompt_tokens)
+        else:
+            metrics.prompt_tokens += record.prompt_tokens
+            metrics.e2e.observe(time.perf_counter() - record.started_at)
+            self._account_tenant()
         metrics.cached_tokens += record.cached_tokens
         metrics.pulled_tokens += sum(each.pulled_tokens for each in self.choices)
         metrics.generation_tokens += record.generated_tokens
         for choice in self.choices:
             metrics.finished[choice.finish_reason or "abort"] += 1
+
+    def _account_tenant(self) -> None:
+        record = self._record
+        record.tenant.meter.count_tokens(record.generated_tokens)
+        if record.tenant.name:
+            used = self._metrics.tenants[record.tenant.name]
+            used.prompt_tokens += record.prompt_tokens
+            used.cached_tokens += record.cached_tokens
+            used.generated_tokens += record.generated_tokens
 
 
 def as_hpcserve_error(error: Exception) -> HpcserveError:

@@ -6,24 +6,25 @@ import msgspec
 
 from hpcserve.errors import BadRequest, ContextTooLong
 from hpcserve.frontend.schemas import GenerationBody
+from hpcserve.frontend.terms import Terms
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.types import EngineRequest, RequestId, Sampling
 
 
 def engine_requests(
-    body: GenerationBody, request_id: str, first_index: int, token_ids: list[int], sampling: Sampling
+    terms: Terms, num_choices: int, request_id: str, first_index: int, token_ids: list[int], sampling: Sampling
 ) -> list[EngineRequest]:
     """Return one engine request a choice of one prompt; `first_index` is the index of its first choice."""
     requests = []
-    for choice in range(body.n):
+    for choice in range(num_choices):
         index = first_index + choice
         requests.append(
             EngineRequest(
                 request_id=RequestId(f"{request_id}-{index}"),
                 token_ids=token_ids,
                 sampling=_with_seed(sampling, choice),
-                priority=body.priority,
-                cache_salt=body.cache_salt,
+                priority=terms.priority,
+                cache_salt=terms.cache_salt,
             )
         )
     return requests

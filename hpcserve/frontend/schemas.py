@@ -5,12 +5,14 @@ Nothing is coerced: "5" is not a number. `null` means "not given", as OpenAI's c
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
+_SESSION_ID = re.compile(r"[\x20-\x7e]{1,256}")
 MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 
@@ -27,6 +29,13 @@ def _one_or_more(value: Any) -> Any:
 def _not_empty(value: str) -> str:
     if not value:
         raise ValueError("must not be empty")
+    return value
+
+
+def session_id(value: str) -> str:
+    """Return `value` if it can name a session; raises `ValueError`."""
+    if not _SESSION_ID.fullmatch(value):
+        raise ValueError("must be 1 to 256 printable ASCII characters")
     return value
 
 
@@ -80,6 +89,7 @@ class Body(BaseModel):
 
 
 NonEmptyText = Annotated[str, AfterValidator(_not_empty)]
+SessionId = Annotated[str, AfterValidator(session_id)]
 
 
 class StreamOptions(Body):
@@ -107,6 +117,7 @@ class GenerationBody(Body):
     stream_options: Annotated[StreamOptions | None, BeforeValidator(drop_nulls)] = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
+    prompt_cache_key: SessionId | None = None
 
     top_k: int | None = Field(None, ge=-1, le=_INT32_MAX)
     min_p: float | None = Field(None, ge=0, le=1)
@@ -116,7 +127,7 @@ class GenerationBody(Body):
     stop_token_ids: list[Annotated[int, Field(ge=0, le=_INT32_MAX)]] = Field(default_factory=list)
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
-    priority: int = Field(0, ge=-_INT32_MAX, le=_INT32_MAX)
+    priority: int | None = Field(None, ge=-_INT32_MAX, le=_INT32_MAX)
     cache_salt: NonEmptyText | None = None
 
 

@@ -13,7 +13,6 @@ from hpcserve.errors import Unsupported
 _GENERATION: dict[str, tuple[Any, ...]] = {
     "service_tier": ("auto", "default"),
     "safety_identifier": (...,),
-    "prompt_cache_key": (...,),
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "early_stopping": (False,),

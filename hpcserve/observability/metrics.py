@@ -7,7 +7,7 @@ says (workers, their load) is read when Prometheus asks, and kept nowhere.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from hpcserve.observability.tenant_metrics import TenantCounts, tenant_families
 from hpcserve.observability.worker_metrics import worker_families
 from hpcserve.types import Status
 
@@ -72,6 +73,7 @@ class ServiceMetrics(Collector):
         self.generation_tokens = 0
         self.cached_tokens = 0  # prompt tokens found in an engine's prefix cache
         self.pulled_tokens = 0  # prompt tokens whose KV came from another worker
+        self.tenants: defaultdict[str, TenantCounts] = defaultdict(TenantCounts)  # by name
         self.disconnects = 0
         self.slow_clients = 0
         self.ttft = LocalHistogram("hpcserve_time_to_first_token_seconds", "From request to first delta.", _TTFT_S)
@@ -95,6 +97,7 @@ class ServiceMetrics(Collector):
         yield GaugeMetricFamily("hpcserve_queued_requests", "Requests without a first token yet.", value=self.queued)
         for histogram in (self.ttft, self.itl, self.e2e):
             yield histogram.family()
+        yield from tenant_families(self.tenants)
         yield from worker_families(self._status())
 
     def _plain_counters(self) -> list[tuple[str, str, int]]:

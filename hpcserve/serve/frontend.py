@@ -21,7 +21,9 @@ from hpcserve.dispatch.head import HeadLink
 from hpcserve.errors import HpcserveError
 from hpcserve.frontend.app import make_app, start_site
 from hpcserve.frontend.auth import auth_required
+from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.keys import KeyFile
 from hpcserve.observability.logging import configure_logging
 from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
 from hpcserve.state import StateDir
@@ -43,7 +45,7 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         metrics = ServiceMetrics(dispatcher.status, counts)
         tokenizer = Tokenizer.load(config.model)
         stack.callback(tokenizer.close)
-        app = make_app(config, dispatcher, api_keys=_keys(config, state), tokenizer=tokenizer, metrics=metrics)
+        app = make_app(config, dispatcher, keys=_keys(config, state), tokenizer=tokenizer, metrics=metrics)
         site = await start_site(app, config.frontend.host, config.frontend.port)
         stack.push_async_callback(site.close)
         head.me = FrontendInfo(pid=os.getpid(), endpoint=_url(site.host, site.port) + "/v1")
@@ -53,9 +55,11 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         await stopping.wait()
 
 
-def _keys(config: Config, state: StateDir) -> list[str] | None:
-    needed = auth_required(config, config.cluster.kind, config.frontend.host)
-    return [state.read_key()] if needed else None
+def _keys(config: Config, state: StateDir) -> KeyRing | None:
+    if not auth_required(config, config.cluster.kind, config.frontend.host):
+        return None
+    secret = None if config.security.share_prefixes else state.read_salt_secret()
+    return KeyRing(state.read_key(), secret, KeyFile(state))
 
 
 def _url(host: str, port: int) -> str:

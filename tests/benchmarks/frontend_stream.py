@@ -47,7 +47,7 @@ class PumpingBackend:
     def status(self):
         return self._status
 
-    async def run(self, request, on_output) -> None:
+    async def run(self, request, on_output, caller) -> None:
         done = asyncio.get_running_loop().create_future()
         self._running[request.request_id] = (request, on_output, done, [0])
         try:
@@ -75,11 +75,11 @@ class PumpingBackend:
 async def serve() -> None:
     """Print the port, then on every line of standard input the counters so far."""
     from hpcserve.config.models import Config, FrontendConfig
-    from hpcserve.frontend import Tokenizer, make_app, start_site
+    from hpcserve.frontend import KeyRing, Tokenizer, make_app, start_site
 
     backend = PumpingBackend()
     config = Config(frontend=FrontendConfig(drain_timeout_s=0))
-    app = make_app(config, backend, [KEY], Tokenizer.load(config.model))
+    app = make_app(config, backend, KeyRing(KEY, b"secret"), Tokenizer.load(config.model))
     site = await start_site(app, "127.0.0.1", 0)
     pump = asyncio.create_task(backend.pump())
     print(site.port, flush=True)

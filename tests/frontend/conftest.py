@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -10,7 +10,7 @@ import uvloop
 from fake_backend import FakeBackend
 
 from hpcserve.config.models import Config, FrontendConfig, ModelConfig
-from hpcserve.frontend import Tokenizer, make_app, start_site
+from hpcserve.frontend import KeyRing, Tokenizer, make_app, start_site
 from hpcserve.observability.metrics import ServiceMetrics
 
 
@@ -70,14 +70,14 @@ async def make_server(tokenizer: Tokenizer) -> AsyncIterator[MakeServer]:
 
         async def make(
             backend: FakeBackend | None = None,
-            api_keys: Iterable[str] | None = None,
+            keys: KeyRing | None = None,
             own_tokenizer: Tokenizer | None = None,
             **frontend: float,
         ) -> Server:
             backend = backend or FakeBackend()
             metrics = ServiceMetrics(backend.status)
             config = Config(frontend=FrontendConfig(drain_timeout_s=0.2, **frontend))
-            app = make_app(config, backend, api_keys, own_tokenizer or tokenizer, metrics)
+            app = make_app(config, backend, keys, own_tokenizer or tokenizer, metrics)
             site = await start_site(app, "127.0.0.1", 0)
             stack.push_async_callback(site.close)
             http = await stack.enter_async_context(aiohttp.ClientSession())

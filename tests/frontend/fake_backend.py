@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from hpcserve.types import (
+    Caller,
     EngineInfo,
     EngineOutput,
     EngineRequest,
@@ -31,6 +32,7 @@ class FakeBackend:
         self.script = script or speak(["Hello", " world"])
         self.now = ready_status()
         self.requests: list[EngineRequest] = []
+        self.callers: list[Caller] = []
         self.running = 0
         self.aborted: list[str] = []
         self.changed = asyncio.Condition()
@@ -38,8 +40,9 @@ class FakeBackend:
     def status(self) -> Status:
         return self.now
 
-    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
+    async def run(self, request: EngineRequest, on_output: OnOutput, caller: Caller) -> None:
         self.requests.append(request)
+        self.callers.append(caller)
         self.running += 1
         try:
             await self.script(request, on_output)

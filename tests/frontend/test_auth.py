@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from fake_keys import FakeKeys, record
 
 from hpcserve.config.models import Config, SecurityConfig
-from hpcserve.frontend import auth_required
+from hpcserve.frontend import KeyRing, auth_required
 
 
 @pytest.fixture
 async def locked(make_server):
-    return await make_server(api_keys=["sk-one", "sk-two"])
+    return await make_server(keys=KeyRing("sk-one", source=FakeKeys(record("two", "sk-two"))))
 
 
 @pytest.mark.parametrize(
@@ -57,9 +58,10 @@ async def test_probes_need_no_key(locked):
     assert (await locked.get("/health"))[0] == 200
 
 
-async def test_no_key_at_all_opens_nothing(make_server):
-    server = await make_server(api_keys=[])
-    assert (await server.get("/v1/models", Authorization="Bearer "))[0] == 401
+async def test_an_empty_key_file_opens_nothing(make_server):
+    server = await make_server(keys=KeyRing(""))
+    for headers in ({}, {"Authorization": "Bearer "}, {"api-key": ""}, {"x-api-key": ""}):
+        assert (await server.get("/v1/models", **headers))[0] == 401
 
 
 @pytest.mark.parametrize(

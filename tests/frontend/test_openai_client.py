@@ -9,6 +9,7 @@ import pytest
 from fake_backend import FakeBackend, fail_after, hang_after, ready_status, speak, speak_seed
 
 from hpcserve.errors import EngineError, Unavailable
+from hpcserve.frontend import KeyRing
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -19,7 +20,7 @@ async def connect(make_server):
     clients = []
 
     async def connect(script=None, key="sk-one"):
-        server = await make_server(FakeBackend(script), api_keys=["sk-one"])
+        server = await make_server(FakeBackend(script), keys=KeyRing("sk-one"))
         clients.append(openai.AsyncOpenAI(base_url=server.url + "/v1", api_key=key, max_retries=0))
         return clients[-1], server
 

@@ -1,0 +1,41 @@
+"""What holds for every sequence of a request because of who sent it: caller, priority and cache salt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from hpcserve.errors import BadRequest
+from hpcserve.frontend.context import RECORD
+from hpcserve.frontend.schemas import GenerationBody, session_id
+from hpcserve.types import Caller
+
+_SESSION_HEADER = "X-Session-ID"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Of one request; `priority` and `cache_salt` are what engines get."""
+
+    caller: Caller
+    priority: int
+    cache_salt: str | None
+
+
+def terms_of(request: web.Request, body: GenerationBody) -> Terms:
+    """Return the terms of a request whose key was checked. Raises `BadRequest` for a wrong session header."""
+    tenant = request[RECORD].tenant
+    return Terms(
+        caller=Caller(tenant=tenant.name, session=_header_session(request) or body.prompt_cache_key),
+        priority=tenant.priority_of(body.priority),
+        cache_salt=tenant.salt_of(body.cache_salt),
+    )
+
+
+def _header_session(request: web.Request) -> str | None:
+    given = request.headers.get(_SESSION_HEADER)
+    try:
+        return None if given is None else session_id(given)
+    except ValueError as err:
+        raise BadRequest(f"the header {_SESSION_HEADER} {err}", param=_SESSION_HEADER) from err
