@@ -167,7 +167,7 @@ class _Replay:
         if worker.ends_at != now:
             return  # a leap that was cut short has ended already
         finished = worker.finish()
-        if finished.events:
+        if finished.events and self._scenario.kv_events:
             self._publish(worker.worker, finished, now)
         self._note_tokens(worker, finished, now)
         for sequence in finished.ended:

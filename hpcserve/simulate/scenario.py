@@ -27,6 +27,7 @@ class Scenario:
     timing: TimingModel = field(default_factory=TimingModel)
     speed: float = 1.0  # arrivals come so many times faster than recorded
     event_delay_s: float = 0.0  # from an engine's step to the router's index
+    kv_events: bool = True  # whether engines tell what they hold; if not, the router has to guess
     report_interval_s: float = 1.0  # between two load reports of a worker that is busy
     slo_ttft_ms: float | None = None  # None: any is good
     slo_itl_ms: float | None = None  # of a request's mean
@@ -61,6 +62,7 @@ class Scenario:
     def check(self) -> None:
         """Raise `ConfigError` for what cannot be simulated."""
         if (self.prefill > 0) != (self.decode > 0):
+            has_kv_events=self.kv_events,
             raise ConfigError(
                 f"{self.prefill} prefill and {self.decode} decode workers: at least one of each is needed"
             )

@@ -65,6 +65,7 @@ class MockEngine:
             max_batched_tokens=mock.max_batched_tokens,
             max_num_seqs=mock.max_num_seqs,
             kv_transport=TRANSPORT,
+            has_kv_events=mock.kv_events,
         )
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
@@ -141,7 +142,7 @@ class MockEngine:
                 self._deliver(step, on_kv_events)
 
     def _deliver(self, step: StepResult, on_kv_events: Callable[[list[KvEvent]], None]) -> None:
-        if step.events:
+        if step.events and self._config.engine.mock.kv_events:
             on_kv_events(step.events)
         for output in step.outputs:
             request_id = output.request_id
