@@ -54,6 +54,10 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     priority: int = 0  # class: the tenant's requests run at this or later; lower runs first
     limits: Limits = Limits()
 
+    def is_expired(self, now: float) -> bool:
+        """Whether it opens nothing any more at the Unix time `now`."""
+        return self.expires is not None and now >= self.expires
+
 
 @dataclass(frozen=True)
 class Snapshot:
