@@ -23,14 +23,17 @@ _ASSIGNMENTS = "hpcserve.assignments"
 ENGINES = ("vllm", "mock")
 CLUSTERS = ("auto", "local", "slurm")
 MODES = ("aggregated", "disaggregated")
-POLICIES = ("random", "round_robin", "least_loaded", "dynamo", "kv")
+POLICIES = ("random", "round_robin", "least_loaded", "power_of_two", "session", "dynamo", "kv")
 
 
 def config_options(command: _Command) -> _Command:
     """Add every option that the configuration is made of."""
-    for option in reversed(_options()):
-        command = option(command)
-    return command
+    return _with(command, _options())
+
+
+def engine_options(command: _Command) -> _Command:
+    """Add the options of what concerns one engine only."""
+    return _with(command, [_model(), _engine(), *_files_and_keys()])
 
 
 def load_config(ctx: click.Context, *, allow_contradictions: bool = False) -> LoadedConfig:
@@ -47,15 +50,21 @@ def load_config(ctx: click.Context, *, allow_contradictions: bool = False) -> Lo
     )
 
 
+def _with(command: _Command, options: list[Any]) -> _Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _options() -> list[Callable[[_Command], _Command]]:
     return [
         _key("--name", "name", "Name of the deployment; several can run side by side.  [default: default]"),
-        _key("--model", "model.path", "Directory with the model's weights and tokenizer.", metavar="DIR"),
+        _model(),
         _size("--nodes", "Workers in all; a quarter of them prefills when disaggregated."),
         _size("--prefill", "Prefill workers; implies --mode disaggregated."),
         _size("--decode", "Decode workers; implies --mode disaggregated."),
         _size("--mode", "Whether prefill and decode have workers of their own.", kind=click.Choice(MODES)),
-        _key("--engine", "engine.kind", "What runs the model.  [default: vllm]", kind=click.Choice(ENGINES)),
+        _engine(),
         _key("--cluster", "cluster.kind", "Where workers run.  [default: auto]", kind=click.Choice(CLUSTERS)),
         _key("--partition", "cluster.slurm.partition", "Slurm partition.", metavar="NAME"),
         _key("--account", "cluster.slurm.account", "Slurm account.", metavar="NAME"),
@@ -64,6 +73,20 @@ def _options() -> list[Callable[[_Command], _Command]]:
         _key("--port", "frontend.port", "Port of the endpoint; 0: any free one.  [default: 8000]", kind=int),
         _key("--policy", "router.policy", "How workers are chosen.  [default: kv]", kind=click.Choice(POLICIES)),
         _option("--no-auth", _keep_no_auth, "Ask clients for no key, even where others can connect.", is_flag=True),
+        *_files_and_keys(),
+    ]
+
+
+def _model() -> Any:
+    return _key("--model", "model.path", "Directory with the model's weights and tokenizer.", metavar="DIR")
+
+
+def _engine() -> Any:
+    return _key("--engine", "engine.kind", "What runs the model.  [default: vllm]", kind=click.Choice(ENGINES))
+
+
+def _files_and_keys() -> list[Callable[[_Command], _Command]]:
+    return [
         _option("--config", _keep_file, "YAML file to read.", kind=click.Path(path_type=Path), metavar="FILE"),
         _option("--set", _keep_assignments, "Any key, such as router.seed=7.", metavar="KEY=VALUE", multiple=True),
     ]

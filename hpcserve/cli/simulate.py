@@ -81,9 +81,7 @@ def _size(flag: str, text: str, default: int) -> Callable[[_Command], _Command]:
 @_size("--block-size", "Tokens in a KV block; divides 512.", _SIZES["block_size"])
 @_size("--max-num-seqs", "Sequences in a step of a worker.", _SIZES["max_num_seqs"])
 @_size("--max-batched-tokens", "Tokens in a step of a worker.", _SIZES["max_batched_tokens"])
-@_option(
-    "--timing", "What `hpcserve bench` wrote.  [default: the published polynomials]", type=_FILE, metavar="FILE"
-)
+@_option("--timing", "What `hpcserve bench` wrote.  [default: the published polynomials]", type=_FILE, metavar="FILE")
 @_option("--kv-bandwidth", "Between two workers, in GB/s.", type=_POSITIVE, default=50.0)
 @_size("--kv-bytes-per-token", "Size of one token's KV.", _SIZES["kv_bytes_per_token"])
 @_option("--event-delay-ms", "From an engine's step to the router's index.", type=click.FloatRange(0), default=0.0)
@@ -172,9 +170,7 @@ def _scenario(given: _Given) -> Scenario:
             num_blocks=given["kv_blocks"] or timing.num_kv_blocks or _SIZES["kv_blocks"],
             block_size=given["block_size"] or timing.block_size or _SIZES["block_size"],
             max_num_seqs=given["max_num_seqs"] or timing.max_num_seqs or _SIZES["max_num_seqs"],
-            max_batched_tokens=given["max_batched_tokens"]
-            or timing.max_batched_tokens
-            or _SIZES["max_batched_tokens"],
+            max_batched_tokens=given["max_batched_tokens"] or timing.max_batched_tokens or _SIZES["max_batched_tokens"],
         ),
         timing=timing.model(kv_bytes, given["kv_bandwidth"] * 1e9),
         speed=given["speed"],
