@@ -7,7 +7,9 @@ from math import exp, isfinite
 
 MEMORY_MS = 10_000.0  # of expected work: what was measured before counts less and less
 DOUBT_MS = 100.0  # of expected work: what a prior weighs beside the measurements
+REPORT_MS = 1000.0  # of expected work: what one report weighs at most
 JUMP = 4.0  # a measurement counts as no further from what was learned than this factor
+SPREAD = 16.0  # how many times slower or faster than the prior anything is believed to be
 ABSURD = 1000.0  # ratios beyond this, or under its inverse, are no measurements
 
 
@@ -29,8 +31,8 @@ class Evidence:
         if not 1 / ABSURD <= ratio <= ABSURD:  # false for NaN too
             return
         known = self.ratio(prior)
-        ratio = min(max(ratio, known / JUMP), known * JUMP)
-        weight = min(expected_ms, MEMORY_MS)
+        ratio = _between(ratio, max(known / JUMP, prior / SPREAD), min(known * JUMP, prior * SPREAD))
+        weight = min(expected_ms, REPORT_MS)
         past = exp(-weight / MEMORY_MS)
         self.measured_ms = self.measured_ms * past + ratio * weight
         self.expected_ms = self.expected_ms * past + weight
@@ -47,4 +49,9 @@ class Evidence:
 
     def ratio(self, prior: float) -> float:
         """Return how much longer things take than expected; `prior` without evidence, and beside a little of it."""
-        return (self.measured_ms + DOUBT_MS * prior) / (self.expected_ms + DOUBT_MS)
+        ratio = (self.measured_ms + DOUBT_MS * prior) / (self.expected_ms + DOUBT_MS)
+        return _between(ratio, prior / SPREAD, prior * SPREAD)
+
+
+def _between(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)

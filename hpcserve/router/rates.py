@@ -20,8 +20,6 @@ from hpcserve.types import LoadReport, WorkDone, WorkerId
 
 FADE = 0.993
 """What evidence weighs after a round of reports, which is as many as there are workers: half after a hundred."""
-SPREAD = 16.0
-"""How many times slower or faster than the median a worker is believed to be."""
 _MAX_PULL_LATENCY_MS = 10_000.0
 _PULL_SPREAD = 1000.0  # measured rates are believed within this factor of the configured one
 
@@ -131,8 +129,8 @@ class Rates:
         self._timings[worker] = Timing(
             pull_tokens_per_s=1000 / token_ms,
             pull_latency_ms=latency_ms,
-            prefill_scale=_believed(known.prefill, prefill),
-            decode_scale=_believed(known.decode, decode),
+            prefill_scale=_rounded(known.prefill.ratio(prefill)),
+            decode_scale=_rounded(known.decode.ratio(decode)),
         )
 
 
@@ -161,6 +159,5 @@ def _median(peers: Iterable[Evidence], everybody: Iterable[Evidence], otherwise:
     return otherwise
 
 
-def _believed(evidence: Evidence, prior: float) -> float:
-    ratio = min(max(evidence.ratio(prior), prior / SPREAD), prior * SPREAD)
+def _rounded(ratio: float) -> float:
     return float(f"{ratio:.3g}")  # workers that are as good as equal must tie, so that they take turns

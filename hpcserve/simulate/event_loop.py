@@ -21,6 +21,7 @@ from hpcserve.simulate.trace import TraceRequest
 from hpcserve.simulate.worker import Finished, SimulatedWorker
 from hpcserve.types import (
     Assignment,
+    Caller,
     KvEventBatch,
     RequestId,
     Role,
@@ -80,7 +81,7 @@ class _Replay:
         for role, size in pools.items():
             for index in range(size):
                 worker = WorkerId(f"{role}-{index}")
-                self._workers[worker] = SimulatedWorker(worker, s.limits, s.timing)
+                self._workers[worker] = SimulatedWorker(worker, s.limits, s.timing_of(index))
                 info = WorkerInfo(
                     worker=worker, pool=role.value, role=role, state=WorkerState.READY, engine=s.engine_info
                 )
@@ -105,7 +106,11 @@ class _Replay:
             record.is_rejected = True
             return
         route = RouteRequest(
-            request_id=request_id, block_hashes=names, num_tokens=request.num_prompt, max_tokens=num_output
+            request_id=request_id,
+            block_hashes=names,
+            num_tokens=request.num_prompt,
+            max_tokens=num_output,
+            caller=Caller(session=request.session),
         )
         assignment = self._router.assign(route, now)
         record.assignment = assignment

@@ -25,9 +25,10 @@ class Scenario:
         default_factory=lambda: Limits(num_blocks=16384, block_size=64, max_num_seqs=256, max_batched_tokens=8192)
     )
     timing: TimingModel = field(default_factory=TimingModel)
+    slow: tuple[tuple[int, float], ...] = ()  # (n, f): the n-th worker of every pool computes f times as long
     speed: float = 1.0  # arrivals come so many times faster than recorded
-    event_delay_s: float = 0.0  # from an engine's step to the router's index
     kv_events: bool = True  # whether engines tell what they hold; if not, the router has to guess
+    event_delay_s: float = 0.0  # from an engine's step to the router's index
     report_interval_s: float = 1.0  # between two load reports of a worker that is busy
     slo_ttft_ms: float | None = None  # None: any is good
     slo_itl_ms: float | None = None  # of a request's mean
@@ -47,6 +48,10 @@ class Scenario:
         """Return the fleet in words, such as "8" or "2 prefill + 6 decode"."""
         return f"{self.prefill} prefill + {self.decode} decode" if self.is_disaggregated else str(self.workers)
 
+    def timing_of(self, index: int) -> TimingModel:
+        """Return how long the `index`-th worker of a pool computes."""
+        return self.timing.times(dict(self.slow).get(index, 1.0))
+
     @property
     def engine_info(self) -> EngineInfo:
         """What the router is told of each worker's engine."""
@@ -57,12 +62,12 @@ class Scenario:
             num_kv_blocks=self.limits.num_blocks,
             max_model_len=self.limits.num_blocks * self.limits.block_size,
             kv_transport=TRANSPORT,
+            has_kv_events=self.kv_events,
         )
 
     def check(self) -> None:
         """Raise `ConfigError` for what cannot be simulated."""
         if (self.prefill > 0) != (self.decode > 0):
-            has_kv_events=self.kv_events,
             raise ConfigError(
                 f"{self.prefill} prefill and {self.decode} decode workers: at least one of each is needed"
             )

@@ -36,6 +36,11 @@ class TraceRequest(msgspec.Struct, frozen=True, gc=False):
     num_output: int  # tokens, at least 1
     hash_ids: tuple[int, ...]
 
+    @property
+    def session(self) -> str | None:
+        """Return what stands for a session, which traces do not tell: the second block. Often all share the first."""
+        return str(self.hash_ids[1]) if len(self.hash_ids) > 1 else None
+
     def block_hashes(self, block_size: int) -> list[BlockHash]:
         """Return a name for each full block of `block_size` tokens, which divides 512."""
         ratio = TRACE_BLOCK // block_size

@@ -56,7 +56,7 @@ def bench():
     return Bench
 
 
-@pytest.fixture(params=["random", "round_robin", "least_loaded", "dynamo", "kv"])
+@pytest.fixture(params=["random", "round_robin", "least_loaded", "power_of_two", "session", "dynamo", "kv"])
 def policy(request):
     return request.param
 

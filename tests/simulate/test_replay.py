@@ -100,7 +100,7 @@ def test_goodput_counts_what_meets_both_objectives(scenario, ask):
     assert (report.slo_attainment, report.goodput) == (0, 0)
 
 
-@pytest.mark.parametrize("policy", ["random", "round_robin", "least_loaded", "kv"])
+@pytest.mark.parametrize("policy", ["random", "round_robin", "least_loaded", "power_of_two", "session", "kv"])
 def test_the_same_replay_gives_the_same_report(scenario, conversations, policy):
     made = [replay(scenario(policy, workers=3, num_blocks=4096), conversations) for _ in range(2)]
     assert made[0] == made[1]

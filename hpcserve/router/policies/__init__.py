@@ -7,7 +7,9 @@ from hpcserve.router.policies.base import Candidate, Policy
 from hpcserve.router.policies.dynamo import Dynamo
 from hpcserve.router.policies.kv import Kv
 from hpcserve.router.policies.least_loaded import LeastLoaded
+from hpcserve.router.policies.power_of_two import PowerOfTwo
 from hpcserve.router.policies.round_robin import RoundRobin
+from hpcserve.router.policies.session import Session
 from hpcserve.router.policies.uniform import Random
 from hpcserve.router.rates import Rates
 
@@ -23,6 +25,10 @@ def make_policy(config: RouterConfig, block_size: int, rates: Rates) -> Policy:
             return RoundRobin()
         case "least_loaded":
             return LeastLoaded()
+        case "power_of_two":
+            return PowerOfTwo(config.seed)
+        case "session":
+            return Session(config.seed)
         case "dynamo":
             return Dynamo(block_size)
         case "kv":
