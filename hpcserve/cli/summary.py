@@ -53,4 +53,8 @@ def _worker(worker: WorkerInfo, status: Status) -> dict[str, Any]:
 
 
 def _every_field(value: msgspec.Struct | None) -> dict[str, Any] | None:
-    return None if value is None else {name: getattr(value, name) for name in value.__struct_fields__}
+    """Return set and unset fields alike; msgspec itself would leave out defaults."""
+    if value is None:
+        return None
+    fields = {name: getattr(value, name) for name in value.__struct_fields__}
+    return {name: _every_field(each) if isinstance(each, msgspec.Struct) else each for name, each in fields.items()}

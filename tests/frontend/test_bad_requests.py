@@ -105,7 +105,6 @@ async def test_known_fields_that_ask_for_nothing_are_accepted(server):
         parallel_tool_calls=True,
         stop=None,
         max_tokens=None,
-        prompt_cache_key="k",
     )
     assert status == 200, answer
     status, answer = await server.complete(best_of=1, suffix=None, use_beam_search=False, length_penalty=1.0)
