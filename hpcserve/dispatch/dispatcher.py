@@ -35,6 +35,7 @@ from hpcserve.types import (
 log = logging.getLogger(__name__)
 
 _RETRY_ASSIGN_S = 0.25
+_SOURCE_TIMEOUT_S = 2.0  # for a handle to what should be cached: computing the prefix is better than waiting longer
 
 
 @dataclass
@@ -132,13 +133,16 @@ class Dispatcher:
         prefix = msgspec.structs.replace(
             request,
             request_id=RequestId(f"{request.request_id}-source"),
-            token_ids=request.token_ids[:num_tokens],
+            token_ids=request.token_ids[: num_tokens + 1],  # one to compute: else an engine computes a whole block anew
             num_resumed=0,
+            priority=request.priority - 1,  # a step of the source's; another worker waits for it with its hands free
         )
         try:
-            handle = await self._handle_for(prefix, source)
-        except (WorkerLost, EngineError) as err:
-            log.warning("%s: its prefix is computed, not pulled: %s", request.request_id, err.message)
+            async with asyncio.timeout(_SOURCE_TIMEOUT_S):
+                handle = await self._handle_for(prefix, source)
+        except (WorkerLost, EngineError, TimeoutError) as err:
+            why = str(err) or f"{source} gave no handle within {_SOURCE_TIMEOUT_S:g} s"
+            log.warning("%s: its prefix is computed, not pulled: %s", request.request_id, why)
             self.counts.pulls_lost += 1
             return request
         self.counts.prefixes_pulled += 1

@@ -187,10 +187,10 @@ async def test_a_warm_prefix_is_pulled_from_its_holder_by_whoever_computes_the_p
     await assigned(cell, monkeypatch, decode=worker.worker, source=holder.worker, source_tokens=64)
     outputs: list[EngineOutput] = []
     await cell.dispatcher.run(request(), outputs.append)
-    assert [(seen.prefill_only, len(seen.token_ids)) for seen in holder.seen] == [(True, 64)]
+    assert [(seen.prefill_only, len(seen.token_ids)) for seen in holder.seen] == [(True, 65)]
     handle = worker.seen[0].kv
     assert handle is not None
-    assert (handle.source, handle.num_tokens) == (holder.worker, 64)
+    assert (handle.source, handle.num_tokens) == (holder.worker, 65)
     assert text_of(outputs) == UNDISTURBED
     assert cell.dispatcher.counts.prefixes_pulled == 1
 
@@ -204,7 +204,7 @@ async def test_a_prefill_worker_pulls_the_prefix_and_hands_on_the_whole_prompt(
     pulled, handed = prefill.seen[0].kv, decode.seen[0].kv
     assert pulled is not None
     assert handed is not None
-    assert (pulled.source, pulled.num_tokens) == (holder.worker, 512)
+    assert (pulled.source, pulled.num_tokens) == (holder.worker, 513)
     assert (handed.source, handed.num_tokens) == (prefill.worker, 1000)
 
 
@@ -217,3 +217,19 @@ async def test_a_prefix_whose_holder_is_lost_is_computed(cell: Cell, monkeypatch
     assert worker.seen[0].kv is None
     assert text_of(outputs) == UNDISTURBED
     assert cell.dispatcher.counts.pulls_lost == 1
+
+
+async def test_a_prefix_whose_holder_does_not_answer_in_time_is_computed(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder, worker = await cell.add("both"), await cell.add("both")
+    await assigned(cell, monkeypatch, decode=worker.worker, source=holder.worker, source_tokens=64)
+    monkeypatch.setattr("hpcserve.dispatch.dispatcher._SOURCE_TIMEOUT_S", 0.05)
+    holder.hold_at(0)
+    outputs: list[EngineOutput] = []
+    await cell.dispatcher.run(request(), outputs.append)
+    assert worker.seen[0].kv is None
+    assert text_of(outputs) == UNDISTURBED
+    assert cell.dispatcher.counts.pulls_lost == 1
+    await holder.closing.wait()
+    assert holder.closed, "it was aborted there"

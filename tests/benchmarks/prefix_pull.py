@@ -1,0 +1,154 @@
+"""How long pulling a warm prefix from another vLLM engine takes, against computing it; and what being able to costs.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.prefix_pull [MODEL_DIRECTORY] [--skip-cost]
+
+Real vLLM engines on this machine's CPUs, one thread each, NIXL between them. A request of a prefix and 32 tokens more
+is timed to its first token: with the prefix computed, and with the prefix warm on the other engine, its handle asked
+for as the dispatcher does. In turns, so that a busy machine slows both; medians. Prints one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from hpcserve.engine.tiny_model import make_tiny_model
+from hpcserve.types import EngineOutput, EngineRequest, RequestId, Sampling
+from tests.contract.engine_subjects import make_config, make_context, make_subject_engine
+
+LENGTHS = (500, 1000, 2000, 4000)
+REPEATS = 12
+TAIL = 32  # tokens of a request after the prefix
+BLOCK = 32
+_random = random.Random(3)
+_ids = iter(range(1_000_000))
+
+
+async def main(model: Path, *, with_cost: bool) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as scratch:
+        async with _engines(model, Path(scratch), ("a", "b"), moves_kv=True) as (source, target):
+            await _measure_pulls(source, target)
+        if with_cost:
+            for moves_kv in (False, True, False, True):
+                async with _engines(model, Path(scratch), ("a", "b"), moves_kv=moves_kv) as (one, _):
+                    await _measure_alone(one, moves_kv=moves_kv)
+
+
+async def _measure_pulls(source: Any, target: Any) -> None:
+    first = await _pull(source, target, LENGTHS[0])
+    print(json.dumps({"first_contact_ms": _ms(first["handle"] + first["pull"])}))
+    for length in LENGTHS:
+        num_tokens = length // BLOCK * BLOCK  # as the router gives them: whole blocks
+        computed, pulled = [], []
+        for _ in range(REPEATS):
+            prompt = _prompt(num_tokens + TAIL)
+            computed.append((await _timed(target, _request(prompt)))[0])
+            pulled.append(await _pull(source, target, num_tokens))
+        compute, handle, pull = (
+            statistics.median(times)
+            for times in (computed, [times["handle"] for times in pulled], [times["pull"] for times in pulled])
+        )
+        print(
+            json.dumps(
+                {
+                    "prefix_tokens": num_tokens,
+                    "compute_ms": _ms(compute),
+                    "pull_ms": _ms(handle + pull),
+                    "of_which_handle_ms": _ms(handle),
+                    "ratio": round((handle + pull) / compute, 2),
+                }
+            )
+        )
+    report = await target.measure()
+    print(
+        json.dumps({"reported_latency_ms": report.pull_latency_ms, "reported_tokens_per_s": report.pull_tokens_per_s})
+    )
+
+
+async def _pull(source: Any, target: Any, num_tokens: int) -> dict[str, float]:
+    """Warm a prefix on the source, and time what brings a request for it to its first token on the target."""
+    prompt = _prompt(num_tokens + TAIL)
+    await _timed(source, _request(prompt[:-1]))
+    handle_s, last = await _timed(source, _request(prompt[: num_tokens + 1], prefill_only=True))
+    pull_s, first = await _timed(target, _request(prompt, kv=last.kv))
+    assert first.pulled_tokens > num_tokens, "the KV did not come over the wire"
+    return {"handle": handle_s, "pull": pull_s}
+
+
+async def _measure_alone(engine: Any, *, moves_kv: bool) -> None:
+    """Print what one engine does by itself."""
+    ttft = statistics.median([(await _timed(engine, _request(_prompt(1000))))[0] for _ in range(10)])
+    long = [(await _timed(engine, _request(_prompt(100), max_tokens=400)))[0] for _ in range(3)]
+    began = time.perf_counter()
+    await asyncio.gather(*(_timed(engine, _request(_prompt(128), max_tokens=64)) for _ in range(64)))
+    batch_s = time.perf_counter() - began
+    print(
+        json.dumps(
+            {
+                "moves_kv": moves_kv,
+                "ready_s": round(engine.ready_s, 1),
+                "ttft_of_1000_ms": _ms(ttft),
+                "one_stream_tokens_per_s": round(400 / statistics.median(long)),
+                "batch_of_64_tokens_per_s": round(64 * 64 / batch_s),
+            }
+        )
+    )
+
+
+@asynccontextmanager
+async def _engines(model: Path, scratch: Path, names: tuple[str, ...], *, moves_kv: bool) -> Any:
+    """Engines that start together, each with the seconds from its process's start to its first token."""
+    config = make_config("vllm", model)
+    engines = [make_subject_engine(config, make_context(name, scratch, moves_kv=moves_kv)) for name in names]
+    try:
+        await asyncio.gather(*(_start(engine) for engine in engines))
+        yield engines
+    finally:
+        await asyncio.gather(*(engine.stop() for engine in engines))
+
+
+async def _start(engine: Any) -> None:
+    began = time.perf_counter()
+    await engine.start(lambda events: None)
+    await _timed(engine, _request(_prompt(3)))
+    engine.ready_s = time.perf_counter() - began
+
+
+async def _timed(engine: Any, request: EngineRequest) -> tuple[float, EngineOutput]:
+    """Return the seconds to the end of a request and its last output, or of one token the only one."""
+    began = time.perf_counter()
+    outputs = [output async for output in engine.generate(request)]
+    return time.perf_counter() - began, outputs[-1]
+
+
+def _prompt(num_tokens: int) -> list[int]:
+    return [_random.randrange(300, 2000) for _ in range(num_tokens)]
+
+
+def _request(prompt: list[int], *, max_tokens: int = 1, **extra: Any) -> EngineRequest:
+    sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+    return EngineRequest(request_id=RequestId(f"r{next(_ids)}"), token_ids=prompt, sampling=sampling, **extra)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
+
+
+if __name__ == "__main__":
+    arguments = [argument for argument in sys.argv[1:] if argument != "--skip-cost"]
+    with_cost = "--skip-cost" not in sys.argv
+    if arguments:
+        asyncio.run(main(Path(arguments[0]), with_cost=with_cost))
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            make_tiny_model(Path(directory) / "tiny")
+            asyncio.run(main(Path(directory) / "tiny", with_cost=with_cost))
