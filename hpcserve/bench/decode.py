@@ -32,8 +32,14 @@ class DecodePlan:
     stages: tuple[float, ...]  # shares of the KV cache, ascending
     max_num_seqs: int
     max_model_len: int
-    capacity: int  # tokens that the KV cache holds
+    num_blocks: int
+    block_size: int  # tokens
     steps: int  # in a window
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the KV cache holds."""
+        return self.num_blocks * self.block_size
 
 
 def plan_decode(
@@ -42,14 +48,15 @@ def plan_decode(
     """Return the plan for an engine: with `context` only sequences of so many tokens, else short and long ones."""
     capacity = info.num_kv_blocks * info.block_size
     most = max(1, info.max_model_len // 2)  # the other half is for what they generate
-    short = min(most, max(16, capacity // max_num_seqs))
+    short = min(most, max(2 * info.block_size, capacity // max_num_seqs))
     contexts = (min(context, most),) if context is not None else tuple({short, min(most, short * _LONG_OVER_SHORT)})
     return DecodePlan(
         contexts=tuple(sorted(contexts, reverse=True)),
         stages=tuple(max_share * stage for stage in (_QUICK_STAGES if quick else _STAGES)),
         max_num_seqs=max_num_seqs,
         max_model_len=info.max_model_len,
-        capacity=capacity,
+        num_blocks=info.num_kv_blocks,
+        block_size=info.block_size,
         steps=12 if quick else 24,
     )
 
@@ -82,14 +89,19 @@ class _Batch:
         """Add sequences up to a share of the KV cache, at least to one; False if there is nothing to add."""
         self.running = [stream for stream in self.running if not stream.has_ended]
         added = 0
-        while not self.running or (
-            self.context + self.prompt <= share * self.plan.capacity and len(self.running) < self.plan.max_num_seqs
-        ):
+        while not self.running or (self.context + self.prompt <= share * self.plan.capacity and self._has_room()):
             self.running.append(self.probe.start(self.prompt, self.plan.max_model_len - self.prompt))
             added += 1
         for stream in self.running[len(self.running) - added :]:
             await self.probe.reached(stream, 1)
         return added > 0
+
+    def _has_room(self) -> bool:
+        """Return whether one more sequence can run without anybody's being preempted."""
+        contexts = [self.prompt, *(stream.context for stream in self.running)]
+        until_then = 2 * self.plan.steps  # tokens that each generates while the others come in and are timed
+        blocks = sum(-(-(context + until_then) // self.plan.block_size) for context in contexts)
+        return blocks <= self.plan.num_blocks and len(self.running) < self.plan.max_num_seqs
 
     async def time_steps(self) -> DecodePoint:
         """Time a window of steps."""
