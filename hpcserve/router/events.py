@@ -1,4 +1,9 @@
-"""Keeps a `PrefixIndex` in step with the sequence-numbered events of many workers, and notices what went missing."""
+"""Keeps a `PrefixIndex` in step with the sequence-numbered events of many workers, and notices what went missing.
+
+What is numbered no higher than what was read already changes nothing. It was repeated or overtaken, or the worker
+counts anew because it was started again: nobody can tell. So it asks for a snapshot, and that is taken whatever its
+number. If an old one is taken by mistake, the next batch shows a gap, and the snapshot after that repairs it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,7 @@ class _Feed:
 
     last_seq: int | None = None  # None: nothing was read yet
     has_gap: bool = False
+    is_old: bool = False  # something came that was numbered too low
 
 
 class EventLog:
@@ -43,19 +49,21 @@ class EventLog:
             self._apply_snapshot(feed, batch)
         else:
             self._apply_next(feed, batch)
-        return not feed.has_gap
+        return not (feed.has_gap or feed.is_old)
 
     def _apply_snapshot(self, feed: _Feed, batch: KvEventBatch) -> None:
-        if feed.last_seq is not None and batch.seq < feed.last_seq:
-            return  # later batches are in the index already, and would be lost
+        if feed.last_seq is not None and batch.seq < feed.last_seq and not feed.is_old:
+            feed.is_old = True  # later batches are in the index already, and would be lost
+            return
         self._index.clear(batch.worker)
         self._write(batch.worker, batch.events)
         feed.last_seq = batch.seq
-        feed.has_gap = False
+        feed.has_gap = feed.is_old = False
 
     def _apply_next(self, feed: _Feed, batch: KvEventBatch) -> None:
         last = feed.last_seq
         if last is not None and batch.seq <= last:
+            feed.is_old = True
             return
         if batch.seq not in (_FIRST_SEQS if last is None else (last + 1,)):
             feed.has_gap = True

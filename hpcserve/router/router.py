@@ -55,7 +55,7 @@ class Router:
             return
         self._fleet.update(info)
         self._events.open(info.worker)
-        self._book.open(info.worker)
+        self._book.open(info.worker, info.engine)
         self._rates.open(info.worker, info.pool)
 
     def remove_worker(self, worker: WorkerId) -> None:
@@ -70,10 +70,10 @@ class Router:
     def apply(self, batch: KvEventBatch) -> bool:
         """Take KV events. Returns False while a snapshot of the worker is needed: ask for one, and keep applying.
 
-        False comes with the batch that shows a gap (also with a first batch that is not numbered 0 or 1), and with
-        each one after it until a snapshot closes the gap; a batch of an unknown worker is dropped, with False too.
-        Until then the worker's blocks are a best effort: at worst a hit is expected that misses, or the reverse.
-        Old and duplicate batches, and snapshots older than what was applied, change nothing.
+        False comes with the batch that shows a gap (also with a first batch that is not numbered 0 or 1) or is old
+        (it changes nothing, but the worker may have been started again), and with each one after it until a snapshot
+        comes; a batch of an unknown worker is dropped, with False too. Until then the worker's blocks are a best
+        effort: at worst a hit is expected that misses, or the reverse.
         """
         is_exact = self._events.apply(batch)
         self._counts.event_gaps += not is_exact
@@ -91,6 +91,7 @@ class Router:
         A request that is assigned already is released first. Raises `Unavailable` if no worker is READY to decode.
         """
         self.release(request.request_id)
+        self._book.tick(now)
         decoders = self._fleet.decoders(request.exclude, now)
         prefillers = self._fleet.prefillers(request.exclude, now)
         prompt = self._measure(request, [*decoders, *prefillers])

@@ -1,12 +1,19 @@
 import contextlib
+from math import inf, nan
 
 import hypothesis.strategies as st
+import msgspec
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from hpcserve.errors import Unavailable
-from hpcserve.router.load import LoadBook
-from hpcserve.types import LoadReport, Role, WorkerState
+from hpcserve.router.load import FADES_AFTER_S, HALF_LIFE_S, MOST_REQUESTS, MOST_TOKENS, LoadBook
+from hpcserve.types import EngineInfo, LoadReport, Role, WorkerState
 
+BLOCK = 32
+ENGINE = EngineInfo(
+    engine="mock", model="m", block_size=BLOCK, num_kv_blocks=1000, max_model_len=32000, max_num_seqs=64
+)
 FIELDS = ("num_requests", "queued_prefill_tokens", "active_blocks")
 
 
@@ -100,6 +107,101 @@ def test_a_report_of_what_was_placed_here_is_not_counted_twice(bench):
     made.router.report("a", LoadReport(num_waiting=1, waiting_tokens=100))
     load = made.router.loads()["a"]
     assert (load.unbooked_requests, load.unbooked_prefill_tokens) == (0, 0)
+
+
+@pytest.fixture
+def pair(bench):
+    """Two workers, of which one tells what it likes."""
+    made = bench(policy="least_loaded")
+    made.add(Role.BOTH, "liar", "honest", engine=ENGINE)
+    return made
+
+
+def share_of(bench, worker, *, now, num_requests=20):
+    """Return what share of some requests, each of which ends when the next comes, a worker gets."""
+    chosen = []
+    for _ in range(num_requests):
+        assignment = bench.assign(now=now)
+        chosen.append(assignment.decode)
+        bench.router.release(assignment.request_id)
+    return chosen.count(worker) / num_requests
+
+
+ABSURD = LoadReport(num_running=10**9, num_waiting=10**9, waiting_tokens=10**15)
+NONSENSE = [
+    LoadReport(num_running=-5, num_waiting=-(10**9), waiting_tokens=-1),
+    LoadReport(num_running=-(10**9), num_waiting=3, waiting_tokens=-(10**12)),
+    LoadReport(kv_usage=nan, prefill_tokens_per_s=nan, decode_tokens_per_s=-inf, pull_latency_ms=nan),
+    LoadReport(num_running=inf, num_waiting=nan, waiting_tokens=nan, kv_usage=inf),
+    ABSURD,
+]
+
+
+def test_a_load_is_believed_as_far_as_the_engine_has_room(pair):
+    pair.router.report("liar", ABSURD)
+    load = pair.router.loads()["liar"]
+    assert (load.unbooked_requests, load.unbooked_prefill_tokens) == (64, 1000 * BLOCK)
+
+
+def test_an_engine_that_claims_room_for_everything_is_bounded_all_the_same(bench):
+    made = bench(policy="least_loaded")
+    made.add(Role.BOTH, "a", engine=msgspec.structs.replace(ENGINE, max_num_seqs=-1, num_kv_blocks=10**12))
+    made.router.report("a", ABSURD)
+    load = made.router.loads()["a"]
+    assert (load.unbooked_requests, load.unbooked_prefill_tokens) == (MOST_REQUESTS, MOST_TOKENS)
+
+
+def test_a_load_that_never_falls_is_avoided_at_first_and_then_gets_its_share(pair):
+    for now in range(0, 1200, 10):
+        pair.router.report("liar", ABSURD)
+        share = share_of(pair, "liar", now=now)
+        if now < 300:
+            assert share == 0.0
+    assert share == 0.5
+
+
+def test_a_load_fades_also_if_no_report_comes_any_more(pair):
+    share_of(pair, "liar", now=0.0)
+    pair.router.report("liar", ABSURD)
+    assert share_of(pair, "liar", now=FADES_AFTER_S) == 0.0
+    assert pair.router.loads()["liar"].unbooked_requests == 64
+    share_of(pair, "liar", now=FADES_AFTER_S + HALF_LIFE_S)
+    assert pair.router.loads()["liar"].unbooked_requests == 32
+    assert share_of(pair, "liar", now=FADES_AFTER_S + 8 * HALF_LIFE_S) == 0.5
+
+
+def test_a_load_that_was_gone_in_between_counts_in_full_again(pair):
+    pair.router.report("liar", ABSURD)
+    for now, report in ((0.0, ABSURD), (1000.0, LoadReport()), (1001.0, ABSURD)):
+        share_of(pair, "liar", now=now)
+        pair.router.report("liar", report)
+    assert pair.router.loads()["liar"].unbooked_requests == 64
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_nonsense_neither_attracts_load_nor_takes_from_what_is_booked(pair, nonsense):
+    for now in range(40):
+        pair.router.report("liar", nonsense)
+        pair.assign(now=now)
+    loads = pair.router.loads()
+    assert loads["liar"].num_requests <= 20
+    assert all(getattr(load, field) >= 0 for load in loads.values() for field in (*FIELDS, "unbooked_requests"))
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+@pytest.mark.parametrize("policy", ["least_loaded", "dynamo", "kv"])
+def test_a_worker_that_talks_nonsense_does_not_keep_others_from_being_chosen(bench, policy, nonsense):
+    made = bench(policy=policy)
+    made.add(Role.BOTH, "liar", "honest", engine=ENGINE)
+    chosen = []
+    for now in range(0, 2000, 20):
+        made.router.report("liar", nonsense)
+        made.router.report("honest", LoadReport(num_running=made.router.loads()["honest"].num_requests))
+        assignments = [made.assign(hashes=range(100 * now + i, 100 * now + i + 10), now=now) for i in (0, 20)]
+        chosen += [assignment.decode for assignment in assignments]
+        for assignment in assignments:
+            made.router.release(assignment.request_id)
+    assert chosen[-20:].count("liar") == 10, "in the end it is one of two"
 
 
 ids = st.sampled_from(["r0", "r1", "r2", "r3"])
