@@ -292,6 +292,19 @@ async def test_the_load_counts_what_was_done(one: Subject) -> None:
     assert after.decode_tokens_per_s > 0
 
 
+async def test_the_work_that_was_done_is_reported_with_its_time(one: Subject) -> None:
+    before = (await one.load()).work
+    await one.run(make_request(make_prompt(300)))
+    work = (await one.load()).work
+    assert work.prefill_tokens - before.prefill_tokens == 300
+    num_passes = work.prefill_passes - before.prefill_passes
+    assert 300**2 / num_passes <= work.prefill_squares - before.prefill_squares <= 300**2
+    assert 9 <= work.decode_steps - before.decode_steps <= 12
+    assert work.decode_kv_read > before.decode_kv_read
+    assert work.prefill_s > before.prefill_s
+    assert work.decode_s > before.decode_s
+
+
 async def test_the_load_shows_running_requests(one: Subject) -> None:
     requests = [make_request(sampling=ENDLESS) for _ in range(3)]
     began = [asyncio.Event() for _ in requests]

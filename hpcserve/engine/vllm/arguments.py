@@ -14,6 +14,7 @@ from hpcserve.errors import ConfigError, did_you_mean
 
 _CPU_BLOCK = 32  # tokens; vLLM's CPU attention is built for multiples of it
 _CPU_KV_BYTES = 1 << 30
+_STEP_DETAILS = "enable_logging_iteration_details"  # tells our logger what each step computed; vLLM's own log is off
 _OURS = {
     "model": "model.path",
     "served_model_name": "model.name",
@@ -64,7 +65,9 @@ def build_engine_args(arguments: dict[str, Any], extra: dict[str, Any]) -> Any:
 
     check_extra_arguments(extra, AsyncEngineArgs)
     events, transfer = arguments["kv_events_config"], arguments.get("kv_transfer_config")
-    built = {"kv_events_config": KVEventsConfig(**events)}
+    built: dict[str, Any] = {"kv_events_config": KVEventsConfig(**events)}
+    if _STEP_DETAILS in {field.name for field in dataclasses.fields(AsyncEngineArgs)}:
+        built[_STEP_DETAILS] = True
     if transfer is not None:
         built["kv_transfer_config"] = KVTransferConfig(**transfer)
     return AsyncEngineArgs(**(arguments | built))

@@ -9,6 +9,7 @@ from typing import Any
 
 from hpcserve.engine.vllm.core import Prefilled
 from hpcserve.engine.vllm.pull_meter import PullMeter
+from hpcserve.engine.vllm.steps import StepMeter
 from hpcserve.types import LoadReport, RequestId
 
 _MIN_PREFILL = 32  # computed tokens; steps with fewer are decode steps
@@ -47,6 +48,7 @@ class LoadMeter:
 
     rates: RateMeter = field(default_factory=RateMeter)
     pulls: PullMeter = field(default_factory=PullMeter)
+    steps: StepMeter = field(default_factory=StepMeter)
     prompt_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
@@ -62,6 +64,7 @@ class LoadMeter:
         self._num_open += 1
         self._uncomputed[request_id] = num_tokens
         self.rates.begin(time.monotonic())
+        self.steps.begin(time.monotonic())
 
     def prefilled(self, request_id: RequestId, come_from: Prefilled) -> None:
         """The first token of a request is there."""
@@ -84,6 +87,18 @@ class LoadMeter:
             generated=iteration.num_generation_tokens if iteration else 0,
             is_busy=self._num_running > 0,
         )
+        if scheduler is not None:
+            self._count_step(scheduler)
+
+    def _count_step(self, scheduler: Any) -> None:
+        details = scheduler.iteration_details  # None: a step that computed nothing
+        self.steps.step(
+            time.monotonic(),
+            prompt_tokens=details.num_ctx_tokens if details else 0,
+            num_decoding=details.num_generation_requests if details else 0,
+            kv_usage=scheduler.kv_cache_usage,
+            is_busy=scheduler.num_running_reqs + scheduler.num_waiting_reqs > 0,
+        )
 
     def report(self) -> LoadReport:
         """Return the newest numbers."""
@@ -102,6 +117,7 @@ class LoadMeter:
             pull_failures_total=self.pull_failures,
             pull_tokens_per_s=self.pulls.tokens_per_s,
             pull_latency_ms=self.pulls.latency_ms,
+            work=self.steps.work.done(),
         )
 
 
