@@ -47,9 +47,10 @@ def add(
     tokens_per_minute: int | None,
     max_concurrent: int | None,
 ) -> None:
-    """Make a key for tenant NAME and print it, this once: only its digest is stored.
+    """Make and print the key of tenant NAME.
 
-    It is all of standard output, so that a file can take it: (umask 077; hpcserve keys add alice > alice.key).
+    It is printed this once: only its digest is stored. It is all of standard output, so that a file can take it:
+    (umask 077; hpcserve keys add alice > alice.key).
     """
     from hpcserve.keys import KeyFile, Limits
 
@@ -67,7 +68,10 @@ def add(
 @name_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list; times are Unix times.")
 def list_keys(name: str | None, as_json: bool) -> None:
-    """Print the tenants and what they may; not their keys, which are nowhere."""
+    """Print tenants and their limits.
+
+    Their keys cannot be printed: they are nowhere.
+    """
     from hpcserve.keys import KeyFile
 
     records, now = KeyFile(find(name)).read(), time.time()
@@ -98,7 +102,10 @@ def _complete_tenant(ctx: click.Context, param: click.Parameter, incomplete: str
 @click.argument("tenant", metavar="NAME", shell_complete=_complete_tenant)
 @name_option
 def revoke(tenant: str, name: str | None) -> None:
-    """Make the key of tenant NAME worthless. What it runs already may finish."""
+    """End the key of tenant NAME.
+
+    What it runs already may finish.
+    """
     from hpcserve.keys import KeyFile
 
     KeyFile(find(name)).revoke(tenant)
