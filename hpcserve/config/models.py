@@ -144,7 +144,7 @@ class RouterConfig(Section):
 
     policy: Literal["random", "round_robin", "least_loaded", "power_of_two", "session", "dynamo", "kv"] = Field(
         "kv",
-        description="kv, dynamo: near the request's cached prefix; session: where the session's last request ran; "
+        description="kv, dynamo: near the request's cached prefix; session: one worker a session; "
         "the others look at neither",
     )
     min_remote_prefill_tokens: Annotated[int, Field(ge=0)] = Field(

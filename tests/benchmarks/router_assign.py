@@ -19,6 +19,7 @@ from hpcserve.kv.hashing import hash_blocks
 from hpcserve.router import Router
 from hpcserve.types import (
     BlocksStored,
+    Caller,
     KvEventBatch,
     RequestId,
     Role,
@@ -31,6 +32,7 @@ from hpcserve.types import (
 REPEATS = 300
 PASSES = 3
 TARGET_US = 1000
+CALLER = Caller(session="s")
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def main() -> None:
     generator = random.Random(0)
     prompt = [generator.randrange(128_000) for _ in range(args.tokens)]
     hashes = hash_blocks(prompt, args.block_size)
-    for policy in ("round_robin", "least_loaded", "kv"):
+    for policy in ("round_robin", "least_loaded", "session", "kv"):
         router = filled_router(policy, hashes, args.workers, args.block_size)
 
         def hash_and_assign(router: Router = router) -> None:
@@ -70,7 +72,9 @@ def filled_router(policy: str, hashes: list, workers: int, block_size: int) -> R
 
 
 def assign(router: Router, hashes: list, num_tokens: int) -> None:
-    request = RouteRequest(request_id=RequestId("r"), block_hashes=hashes, num_tokens=num_tokens, max_tokens=128)
+    request = RouteRequest(
+        request_id=RequestId("r"), block_hashes=hashes, num_tokens=num_tokens, max_tokens=128, caller=CALLER
+    )
     router.assign(request, 0.0)
     router.release(request.request_id)
 
