@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import count
+from sys import maxsize
 
 from hpcserve.router.index import PrefixIndex
 from hpcserve.types import BlockHash, WorkerId
@@ -48,8 +49,11 @@ class ApproximateIndex:
         return worker in self._guesses
 
     def open(self, worker: WorkerId, capacity: int) -> None:
-        """Guess from now on what `worker` holds: at most `capacity` blocks. One that is guessed already stays."""
-        self._guesses.setdefault(worker, _Guess(capacity))
+        """Guess from now on what `worker` holds: at most `capacity` blocks. One that is guessed already stays.
+
+        A capacity of nothing or less makes no sense, and bounds nothing.
+        """
+        self._guesses.setdefault(worker, _Guess(capacity if capacity > 0 else maxsize))
 
     def close(self, worker: WorkerId) -> None:
         """Guess no more. The caller drops the worker from the index."""

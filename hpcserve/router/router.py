@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hpcserve.config.models import RouterConfig
+from hpcserve.router.approximate import ApproximateIndex
 from hpcserve.router.disaggregation import prefills_locally
 from hpcserve.router.events import EventLog
 from hpcserve.router.fleet import Fleet
@@ -41,6 +42,7 @@ class Router:
         self._fleet = Fleet()
         self._index = PrefixIndex()
         self._events = EventLog(self._index)
+        self._approximate = ApproximateIndex(self._index, config.approximate_ttl_s)
         self._book = LoadBook()
         self._rates = Rates(Timing(config.pull_tokens_per_s, config.pull_latency_ms))
         self._decode_policy = make_policy(config, block_size, self._rates)
@@ -55,12 +57,15 @@ class Router:
             return
         self._fleet.update(info)
         self._events.open(info.worker)
+        if info.engine is not None and not info.engine.has_kv_events:
+            self._approximate.open(info.worker, info.engine.num_kv_blocks)
         self._book.open(info.worker, info.engine)
         self._rates.open(info.worker, info.pool)
 
     def remove_worker(self, worker: WorkerId) -> None:
         """Forget a worker, its blocks, and what is booked on it. Unknown ones are ignored."""
         self._fleet.remove(worker)
+        self._approximate.close(worker)
         self._events.close(worker)
         self._book.close(worker)
         self._rates.close(worker)
@@ -73,8 +78,10 @@ class Router:
         False comes with the batch that shows a gap (also with a first batch that is not numbered 0 or 1) or is old
         (it changes nothing, but the worker may have been started again), and with each one after it until a snapshot
         comes; a batch of an unknown worker is dropped, with False too. Until then the worker's blocks are a best
-        effort: at worst a hit is expected that misses, or the reverse.
+        effort: at worst a hit is expected that misses, or the reverse. Those of engines without KV events are guessed.
         """
+        if batch.worker in self._approximate:
+            return True
         is_exact = self._events.apply(batch)
         self._counts.event_gaps += not is_exact
         return is_exact
@@ -92,6 +99,7 @@ class Router:
         """
         self.release(request.request_id)
         self._book.tick(now)
+        self._approximate.expire(now)
         decoders = self._fleet.decoders(request.exclude, now)
         prefillers = self._fleet.prefillers(request.exclude, now)
         prompt = self._measure(request, [*decoders, *prefillers])
@@ -101,6 +109,9 @@ class Router:
         if decode in remote:
             prefill = self._choose_prefill([p for p in prefillers if p.worker != decode], prompt, request)
             self._counts.prefill_fallbacks += prefill is None
+        self._approximate.placed(decode, request.block_hashes, now)
+        if prefill is not None:
+            self._approximate.placed(prefill, request.block_hashes, now)
         return self._place(request, prompt, decode, prefill)
 
     def prefill_done(self, request_id: RequestId) -> None:

@@ -1,13 +1,24 @@
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hpcserve.router.approximate import ApproximateIndex
 from hpcserve.router.index import PrefixIndex
+from hpcserve.types import BlocksCleared, EngineInfo, KvEventBatch, Role
 
 TTL = 120.0
 CAPACITY = 9
+ENGINE = EngineInfo(
+    engine="mock",
+    model="m",
+    block_size=32,
+    num_kv_blocks=2000,
+    max_model_len=64000,
+    kv_transport="mock",
+    has_kv_events=False,
+)
 
 
 @pytest.fixture
@@ -82,6 +93,64 @@ def test_opening_again_forgets_nothing(index, approximate):
     approximate.open("a", 6)
     approximate.expire(TTL)
     assert index.overlaps([1, 2]) == {}
+
+
+def test_a_capacity_that_makes_no_sense_bounds_nothing(index, approximate):
+    approximate.open("odd", -1)
+    approximate.placed("odd", list(range(50)), 0.0)
+    assert index.num_blocks("odd") == 50
+
+
+@pytest.fixture
+def guessing(bench):
+    """A router of workers without KV events, and of one that has them."""
+    made = bench(policy="kv", approximate_ttl_s=TTL)
+    made.add(Role.BOTH, "a", "b", engine=ENGINE)
+    return made
+
+
+def test_a_prompt_goes_where_it_was_placed_before_until_that_expires(guessing):
+    first = guessing.assign(hashes=range(10))
+    guessing.router.release(first.request_id)
+    again = guessing.assign(hashes=range(10), now=TTL / 2)
+    assert (again.decode, again.cached_tokens) == (first.decode, 319)
+    assert guessing.assign(hashes=range(10), now=2 * TTL).cached_tokens == 0
+
+
+def test_events_of_engines_that_have_none_neither_count_nor_ask_for_a_snapshot(guessing):
+    first = guessing.assign(hashes=range(10))
+    guessing.router.release(first.request_id)
+    cleared = KvEventBatch(worker=first.decode, seq=7, events=[BlocksCleared()], is_snapshot=True)
+    assert guessing.router.apply(cleared)
+    assert guessing.assign(hashes=range(10)).cached_tokens == 319
+
+
+def test_both_workers_of_a_disaggregated_request_are_taken_to_hold_its_prompt(bench):
+    made = bench(policy="kv")
+    made.add(Role.PREFILL, "p", engine=ENGINE)
+    made.add(Role.DECODE, "d", engine=ENGINE)
+    assert made.assign(num_tokens=3200).prefill == "p"
+    assert {worker: load.indexed_blocks for worker, load in made.router.loads().items()} == {"p": 100, "d": 100}
+
+
+@pytest.mark.parametrize(("has_kv_events", "source"), [(True, "a"), (False, None)])
+def test_what_is_only_guessed_is_not_pulled(bench, has_kv_events, source):
+    made = bench(policy="kv")
+    made.add(Role.BOTH, "a", "b", engine=msgspec.structs.replace(ENGINE, has_kv_events=has_kv_events))
+    made.assign(num_tokens=4000, exclude=("b",))
+    if has_kv_events:
+        made.store("a", range(120))
+    made.assign(num_tokens=16_000, hashes=[], exclude=("b",))
+    assignment = made.assign(num_tokens=4000, hashes=range(120))
+    assert (assignment.decode, assignment.source) == ("b", source)
+
+
+def test_a_worker_that_is_removed_is_guessed_no_more(guessing):
+    first = guessing.assign(hashes=range(10))
+    guessing.router.remove_worker(first.decode)
+    assert guessing.router.stats().indexed_blocks == 0
+    guessing.add(Role.BOTH, first.decode, engine=ENGINE)
+    assert guessing.router.loads()[first.decode].indexed_blocks == 0
 
 
 class ApproximateAgainstTimes(RuleBasedStateMachine):

@@ -6,7 +6,7 @@ import random
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hpcserve.router.array_table import ArrayTable
@@ -25,20 +25,21 @@ def homed_at(slot, rank, bits=10):
 
 CROWD = [homed_at(slot, rank) for slot in (1022, 1023, 0) for rank in range(8)] + [0, 1, (1 << 64) - 1]
 some_workers = st.sampled_from(WORKERS[:3] + WORKERS[-3:])
-some_hashes = st.lists(st.sampled_from(CROWD), max_size=14)
+HASHES = CROWD + list(range(2, 12))
+some_hashes = st.lists(st.sampled_from(HASHES), max_size=14)
 
 
 def empty_array():
     return ArrayTable(np.empty(0, np.uint64), np.empty(0, np.uint32))
 
 
-class CrowdedIndex(RuleBasedStateMachine):
-    """An index whose hashes all want the same few slots, at the end of the table, answers what sets would."""
+class IndexAgainstSets(RuleBasedStateMachine):
+    """An index answers what one set of hashes a worker would; with a dict that never fills."""
 
-    def __init__(self):
+    def __init__(self, table=None):
         super().__init__()
         self.index = PrefixIndex()
-        self.index._table = empty_array()
+        self.index._table = table or DictTable()
         self.sets = {}
         for worker in WORKERS:  # so that the last ones have bits beyond the first word
             self.index.store(worker, [])
@@ -53,9 +54,9 @@ class CrowdedIndex(RuleBasedStateMachine):
         self.index.remove(worker, blocks)
         self.sets.get(worker, set()).difference_update(blocks)
 
-    @rule(worker=some_workers)
-    def drop(self, worker):
-        self.index.drop(worker)
+    @rule(worker=some_workers, name=st.sampled_from(["clear", "drop"]))
+    def forget(self, worker, name):
+        getattr(self.index, name)(worker)
         self.sets.pop(worker, None)
 
     @rule(room=st.sampled_from([0, 400, 3000]))
@@ -74,7 +75,7 @@ class CrowdedIndex(RuleBasedStateMachine):
 
     @rule()
     def look_up_everything_one_by_one(self):
-        for block in CROWD:
+        for block in HASHES:
             assert set(self.index.overlaps([block])) == {w for w, held in self.sets.items() if block in held}
 
     @invariant()
@@ -85,17 +86,24 @@ class CrowdedIndex(RuleBasedStateMachine):
             assert self.index.num_blocks(worker) == len(self.sets.get(worker, ()))
 
 
-class OutgrowingIndex(CrowdedIndex):
+class CrowdedIndex(IndexAgainstSets):
+    """The same from arrays whose hashes all want the same few slots, at their end."""
+
+    def __init__(self):
+        super().__init__(empty_array())
+
+
+class OutgrowingIndex(IndexAgainstSets):
     """The same from a dict that hands over to arrays after a few blocks."""
 
     def __init__(self):
-        super().__init__()
-        self.index._table = DictTable(limit=12)
+        super().__init__(DictTable(limit=12))
 
 
+TestIndexAgainstSets = IndexAgainstSets.TestCase
 TestCrowdedIndex = CrowdedIndex.TestCase
 TestOutgrowingIndex = OutgrowingIndex.TestCase
-TestCrowdedIndex.settings = TestOutgrowingIndex.settings = settings(
+TestIndexAgainstSets.settings = TestCrowdedIndex.settings = TestOutgrowingIndex.settings = settings(
     max_examples=50, stateful_step_count=30, deadline=None
 )
 
@@ -221,3 +229,32 @@ def test_a_dict_hands_over_at_its_limit():
 def test_arrays_refuse_what_is_not_an_unsigned_64_bit_number(bad):
     with pytest.raises(OverflowError):
         empty_array().update([bad], lambda value: FREE, lambda old, new, count: None)
+
+
+def test_overlap_ends_at_the_first_missing_block(index):
+    index.store("a", [1, 2, 3])
+    index.store("b", [1, 3])
+    assert index.overlaps([1, 2, 3, 4]) == {"a": 3, "b": 1}
+    assert index.overlaps([9, 1, 2]) == {}
+    assert index.overlaps([]) == {}
+
+
+def test_slots_of_dropped_workers_are_used_again_without_their_blocks(index):
+    for life in range(200):
+        index.store(f"w{life}", range(100))
+        index.drop(f"w{life}")
+    index.store("new", [1])
+    assert index.overlaps([1, 2]) == {"new": 1}
+    assert len(index) == 1
+    assert len(index._workers) == 1
+
+
+@given(st.lists(st.tuples(some_workers, some_hashes), max_size=20))
+def test_an_index_without_workers_is_empty(stores):
+    index = PrefixIndex()
+    for worker, blocks in stores:
+        index.store(worker, blocks)
+    for worker, _ in stores:
+        index.drop(worker)
+    assert len(index) == 0
+    assert index.overlaps(HASHES) == {}

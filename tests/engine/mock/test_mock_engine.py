@@ -203,6 +203,16 @@ async def test_a_pull_takes_real_time(make):
     assert time.perf_counter() - started >= 3200 * 131072 / 4e9
 
 
+@pytest.mark.parametrize("kv_events", [True, False])
+async def test_without_kv_events_it_says_so_and_sends_none(make, kv_events):
+    sent = []
+    engine = await make(sent.extend, kv_events=kv_events)
+    assert engine.info.has_kv_events == kv_events
+    first, again = [await run(engine, request(name, prompt=100)) for name in ("a", "b")]
+    assert (first[0].cached_tokens, again[0].cached_tokens) == (0, 96), "it caches all the same"
+    assert bool(sent) == kv_events
+
+
 async def test_loading_takes_its_simulated_time(make):
     started = time.perf_counter()
     await make(speedup=10.0, load_s=1.0)
