@@ -41,6 +41,7 @@ class MockConfig(Section):
     kv_bytes_per_token: PositiveInt = Field(131072, description="with the bandwidth: how long moving KV takes")
     kv_bandwidth_gb_per_s: PositiveFloat = Field(50.0, description="between two workers, in 10^9 bytes a second")
     load_s: Annotated[float, Field(ge=0)] = Field(0.0, description="simulated time to load the model")
+    timing: Path | None = Field(None, description="what `hpcserve bench` wrote; default: the published timing model")
     kv_events: bool = Field(True, description="tell the router what the prefix cache holds; if not, it has to guess")
 
 
@@ -154,7 +155,7 @@ class RouterConfig(Section):
     pull_tokens_per_s: PositiveFloat = Field(350_000.0, description="tokens of KV moved between two workers a second")
     pull_latency_ms: Annotated[float, Field(ge=0)] = Field(5.0, description="what a pull takes besides")
     approximate_ttl_s: PositiveFloat = Field(
-        120.0, description="how long a prompt is taken to be cached by an engine that has no KV events"
+        600.0, description="how long a prompt is taken to be cached by an engine that has no KV events"
     )
     seed: int = Field(0, description="of the policies random, power_of_two and session")
 

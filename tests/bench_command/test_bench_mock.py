@@ -11,7 +11,7 @@ from virtual_time import VirtualLoop
 from hpcserve.bench import BenchResult, Effort, bench
 from hpcserve.config import Config
 from hpcserve.engine.mock.timing import TimingModel
-from hpcserve.engine.mock.timing_file import read_timing, write_timing
+from hpcserve.engine.mock.timing_file import TimingFile, read_timing, write_timing
 from hpcserve.errors import ConfigError
 
 
@@ -69,6 +69,15 @@ def test_a_mock_that_runs_faster_is_measured_in_its_own_time(tmp_path: Path) -> 
     quick = measure(Effort(quick=True), tmp_path, num_kv_blocks=2048, speedup=40)
     for point in quick.prefill:
         assert point.pass_ms == pytest.approx(TimingModel().prefill_s(point.num_tokens) * 1000)
+
+
+def test_a_mock_takes_the_timing_of_an_engine_that_was_measured(tmp_path: Path) -> None:
+    timing, scratch = tmp_path / "timing.json", tmp_path / "scratch"
+    scratch.mkdir()
+    write_timing(timing, TimingFile(prefill_ms=(2e-6, 0.05, 8.0), decode_ms=(0.0, 100.0, 4.0), min_decode_ms=3.0))
+    fit = measure(Effort(quick=True), scratch, num_kv_blocks=2048, timing=timing).fit
+    assert fit.prefill_ms == pytest.approx((2e-6, 0.05, 8.0), rel=1e-3)
+    assert fit.decode_ms[1:] == pytest.approx((100.0, 4.0), rel=0.02)
 
 
 def test_prompts_are_as_long_as_asked_for_and_as_fit(tmp_path: Path) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import msgspec
 
-from hpcserve.config.models import Config
+from hpcserve.config.models import Config, MockConfig
 from hpcserve.engine.mock.core import MockCore, StepResult
 from hpcserve.engine.mock.pace import Pace
 from hpcserve.engine.mock.scheduler import Limits
 from hpcserve.engine.mock.streams import OutputStream
 from hpcserve.engine.mock.timing import TimingModel
+from hpcserve.engine.mock.timing_file import read_timing
 from hpcserve.engine.mock.tokens import load_table
 from hpcserve.engine.mock.transfer import TRANSPORT, is_good, make_handle
 from hpcserve.engine.protocol import EngineContext
@@ -53,7 +54,7 @@ class MockEngine:
             max_num_seqs=mock.max_num_seqs,
             max_batched_tokens=mock.max_batched_tokens,
         )
-        core = MockCore(limits, TimingModel.from_config(mock), table, _max_model_len(self._config))
+        core = MockCore(limits, await asyncio.to_thread(_timing, mock), table, _max_model_len(self._config))
         self._core = core
         self._loop = asyncio.create_task(self._run(core, on_kv_events), name="mock-engine")
         return EngineInfo(
@@ -159,6 +160,13 @@ class MockEngine:
             return output
         handle = make_handle(self._context.worker, prefilled.num_tokens, prefilled.names, time.time())
         return msgspec.structs.replace(output, kv=handle)
+
+
+def _timing(mock: MockConfig) -> TimingModel:
+    model = TimingModel.from_config(mock)
+    if mock.timing is None:
+        return model
+    return read_timing(mock.timing).model(model.kv_bytes_per_token, model.kv_bandwidth_bytes_per_s)
 
 
 def _max_model_len(config: Config) -> int:
