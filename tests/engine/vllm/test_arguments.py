@@ -71,6 +71,22 @@ def test_engines_that_move_kv_do_it_with_nixl(model: Path, on_cpu: bool, device:
     assert transfer["kv_load_failure_policy"] == "recompute"
 
 
+@pytest.mark.parametrize(
+    ("pools", "router", "moves"),
+    [
+        ({"mode": "disaggregated"}, {"policy": "round_robin", "pull": False}, True),
+        ({"workers": 2}, {}, True),
+        ({"workers": 1}, {}, False),
+        ({"workers": 2}, {"pull": False}, False),
+        ({"workers": 2}, {"policy": "least_loaded"}, False),
+    ],
+)
+def test_kv_is_movable_where_somebody_may_ask_for_it(
+    pools: dict[str, Any], router: dict[str, Any], moves: bool
+) -> None:
+    assert Config.model_validate({"pools": pools, "router": router}).moves_kv is moves
+
+
 def test_a_block_size_that_cpus_cannot_have_is_refused(model: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.block_size is 48.*multiple of 32"):
         make_arguments(model, engine={"block_size": 48})
