@@ -1,0 +1,68 @@
+"""A prefix that is warm on one aggregated vLLM worker is pulled by another, behind the endpoint, with `hpcserve up`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.contract.models import tiny_model
+from tests.system.chats import session_for
+from tests.system.conftest import Deployment
+from tests.system.test_vllm_deployment import complete, metric, settled
+
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
+
+__all__ = ["tiny_model"]  # a fixture
+
+SHARED = 2000  # tokens
+TAILS = (1500, 40, 70, 100, 130, 160)  # the first keeps the holder of the prefix computing
+
+
+def prompts() -> list[list[int]]:
+    """The shared prefix alone, and then with one tail each."""
+    choice = random.Random(23)
+    shared, *tails = ([choice.randrange(300, 2000) for _ in range(length)] for length in (SHARED, *TAILS))
+    return [shared, *(shared + tail for tail in tails)]
+
+
+async def counter(deployment: Deployment, name: str) -> float:
+    """Return a counter of the frontend."""
+    url = deployment.endpoint.removesuffix("/v1") + "/metrics"
+    headers = {"Authorization": f"Bearer {deployment.key}"}
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} "))
+
+
+async def test_a_prefix_is_pulled_from_the_worker_that_is_busy_and_no_token_changes(
+    deploy: Callable[..., Deployment], tiny_model: Path
+) -> None:
+    arguments = ("--cluster", "local", "--model", str(tiny_model), "--set", "model.name=tiny")
+    alone = deploy(*arguments, "--nodes", "1", name="alone")
+    async with session_for(alone.endpoint, alone.key) as session:
+        expected = [await complete(session, prompt) for prompt in prompts()]
+    assert await counter(alone, "hpcserve_prefix_pulls_total") == 0
+    alone.hpcserve("down")
+    deployment = deploy(*arguments, "--nodes", "2", "--set", "router.pull_latency_ms=0", name="pulls")
+    assert not [
+        worker["engine"]["warnings"] for worker in deployment.status()["workers"] if worker["engine"]["warnings"]
+    ]
+    first, *others = prompts()
+    async with session_for(deployment.endpoint, deployment.key) as session:
+        replies = [await complete(session, first)]
+        # Reports follow the KV events that came before them, so by then the head knows who holds the prefix.
+        await settled(deployment, "hpcserve_worker_prompt_tokens_total", "both", SHARED)
+        replies += await asyncio.gather(*(complete(session, prompt) for prompt in others))
+    assert replies == expected
+    num_pulls = await counter(deployment, "hpcserve_prefix_pulls_total")
+    assert num_pulls >= 1, deployment.log("head")
+    assert await counter(deployment, "hpcserve_lost_prefix_pulls_total") == 0
+    assert await counter(deployment, "hpcserve_pulled_prompt_tokens_total") >= SHARED // 32 * 32
+    await settled(deployment, "hpcserve_worker_kv_pulled_tokens_total", "both", SHARED // 32 * 32)
+    assert await metric(deployment, "hpcserve_worker_kv_pull_failures_total", "both") == 0
+    deployment.hpcserve("down")
