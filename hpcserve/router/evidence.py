@@ -31,7 +31,7 @@ class Evidence:
         if not 1 / ABSURD <= ratio <= ABSURD:  # false for NaN too
             return
         known = self.ratio(prior)
-        ratio = _between(ratio, max(known / JUMP, prior / SPREAD), min(known * JUMP, prior * SPREAD))
+        ratio = _between(ratio, known / JUMP, known * JUMP)
         weight = min(expected_ms, REPORT_MS)
         past = exp(-weight / MEMORY_MS)
         self.measured_ms = self.measured_ms * past + ratio * weight

@@ -114,6 +114,10 @@ def test_a_newcomer_is_taken_for_the_median_of_its_pool_or_else_of_all(rates):
             worker.compute(2000)
     assert Worker(rates, "p9", pool="prefill").scale == pytest.approx(2, rel=0.05)
     assert Worker(rates, "d0", pool="decode").scale == pytest.approx(2, rel=0.05)
+    slow = Worker(rates, "s0", 8.0, pool="slow")
+    for _ in range(60):
+        slow.compute(2000)
+    assert Worker(rates, "s1", pool="slow").scale == pytest.approx(8, rel=0.1)
 
 
 def test_one_outlier_moves_the_scale_little(rates):
@@ -123,6 +127,15 @@ def test_one_outlier_moves_the_scale_little(rates):
     worker.factor = 500.0
     worker.compute(2000)
     assert worker.scale < 1.1
+
+
+def test_one_report_weighs_no_more_than_a_second_of_work(rates):
+    worker = Worker(rates, "a")
+    for _ in range(30):
+        worker.compute(8000)
+    worker.factor = 4.0
+    worker.compute(*[8000] * 100)
+    assert 1.2 < worker.scale < 1.8
 
 
 def test_a_slow_first_pass_is_soon_forgotten(rates):
@@ -168,6 +181,10 @@ def test_nobody_is_believed_to_be_of_another_world(rates):
     assert SPREAD * 0.9 < slow <= SPREAD
     assert 1 / SPREAD <= fast < 2 / SPREAD
     assert others == [1, 1, 1]
+    workers[0].factor = 1.0
+    for _ in range(300):
+        workers[0].compute(8000)
+    assert workers[0].scale < 2
 
 
 def test_a_counter_that_falls_is_a_new_beginning(rates):
@@ -210,6 +227,9 @@ NAMES = WorkDone.__struct_fields__
 def test_nonsense_neither_raises_nor_starves_a_worker_nor_feeds_it_everything(reports):
     rates = Rates(PRIOR)
     liar, *others = [Worker(rates, f"w{i}") for i in range(4)]
+    for _ in range(10):
+        for other in others:
+            other.compute(2000, steps=50)
     for lies, rate, latency in reports:
         work = msgspec.structs.replace(WorkDone(), **lies)
         liar.report(work=work, pull_tokens_per_s=rate, pull_latency_ms=latency)
@@ -221,7 +241,7 @@ def test_nonsense_neither_raises_nor_starves_a_worker_nor_feeds_it_everything(re
     assert 0 <= liar.timing.pull_ms(1000) <= 10_000 + 1000 * PRIOR.pull_ms(1000)
     liar.work = WorkDone()
     liar.report()
-    for _ in range(400):
+    for _ in range(450):
         liar.compute(8000)
     assert liar.scale == pytest.approx(1.0, rel=0.05)
 
