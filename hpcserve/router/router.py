@@ -177,7 +177,8 @@ class Router:
         elsewhere_ms = min((self._prefill_ms(info, prompt) for info in prefillers), default=0.0) if remote else 0.0
         candidates = []
         for info in decoders:
-            load, capacity = self._book.of(info.worker), info.engine.num_kv_blocks if info.engine else 0
+            load = self._book.of(info.worker)
+            capacity = max(0, info.engine.num_kv_blocks) if info.engine else 0
             new_blocks, timing = prompt.new_blocks(info.worker), self._rates.of(info.worker)
             candidates.append(
                 self._candidate(

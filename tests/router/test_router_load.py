@@ -151,6 +151,16 @@ def test_an_engine_that_claims_room_for_everything_is_bounded_all_the_same(bench
     assert (load.unbooked_requests, load.unbooked_prefill_tokens) == (MOST_REQUESTS, MOST_TOKENS)
 
 
+@pytest.mark.parametrize("policy", ["dynamo", "kv"])
+@pytest.mark.parametrize("num_kv_blocks", [-1, 0, 10**12])
+def test_an_engine_that_claims_an_absurd_cache_does_not_attract_all_load(bench, policy, num_kv_blocks):
+    made = bench(policy=policy)
+    made.add(Role.BOTH, "liar", engine=msgspec.structs.replace(ENGINE, num_kv_blocks=num_kv_blocks))
+    made.add(Role.BOTH, "honest", engine=ENGINE)
+    chosen = [made.assign(hashes=[]).decode for _ in range(20)]
+    assert chosen.count("honest") >= 4, "every fifth at least"
+
+
 def test_a_load_that_never_falls_is_avoided_at_first_and_then_gets_its_share(pair):
     for now in range(0, 1200, 10):
         pair.router.report("liar", ABSURD)
