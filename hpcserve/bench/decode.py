@@ -22,6 +22,7 @@ _QUICK_STAGES = (0.1, 0.4, 1.0)
 _SETTLE = 2  # tokens of the last sequence before a window; they may share a step with prompts
 _PARTS = 6  # of a window
 _LONG_OVER_SHORT = 8
+_TRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +64,17 @@ def plan_decode(
 
 async def measure_decode(probe: Probe, plan: DecodePlan) -> list[DecodePoint]:
     """Return a point for each stage of each batch. Raises `EngineError`."""
-    points: list[DecodePoint] = []
+    points: list[DecodePoint | None] = []
     for context in plan.contexts:
         async with probe.open():
             batch = _Batch(probe, plan, context)
-            points += [await batch.time_steps() for share in (0.0, *plan.stages) if await batch.grow(share)]
-    return points
+            points += [await batch.measure(share) for share in (0.0, *plan.stages)]
+    return [point for point in points if point is not None]
 
 
 @dataclass
 class _Batch:
-    """Sequences that decode together."""
+    """Sequences that decode together. All have KV blocks for all that they may become, so none is ever preempted."""
 
     probe: Probe
     plan: DecodePlan
@@ -85,30 +86,47 @@ class _Batch:
         """Tokens of all sequences."""
         return sum(stream.context for stream in self.running)
 
-    async def grow(self, share: float) -> bool:
-        """Add sequences up to a share of the KV cache, at least to one; False if there is nothing to add."""
-        self.running = [stream for stream in self.running if not stream.has_ended]
-        added = 0
+    @property
+    def max_tokens(self) -> int:
+        """What each sequence generates: enough for a few windows, and while many others come in."""
+        return min(self.plan.max_model_len - self.prompt, max(4 * self.plan.steps, self.prompt // 6))
+
+    async def measure(self, share: float) -> DecodePoint | None:
+        """Return a point at about a share of the KV cache; None where there is no room for more sequences."""
+        if not await self._grow(share):
+            return None
+        for _ in range(_TRIES):
+            if (point := await self._time_steps()) is not None:
+                return point
+            await self._grow(share)
+        raise EngineError(f"sequences of {self.max_tokens} tokens end before their steps are timed; lower --context")
+
+    async def _grow(self, share: float) -> bool:
+        """Replace what ends soon, and add up to a share of the KV cache, at least one; False if nothing was added."""
+        lasting = self.max_tokens - 2 * self.plan.steps - _SETTLE  # two windows: one passes while others come in
+        old, self.running = self.running, [stream for stream in self.running if stream.num_generated <= lasting]
+        await self.probe.drop(stream for stream in old if stream not in self.running)
+        before = len(self.running)
         while not self.running or (self.context + self.prompt <= share * self.plan.capacity and self._has_room()):
-            self.running.append(self.probe.start(self.prompt, self.plan.max_model_len - self.prompt))
-            added += 1
-        for stream in self.running[len(self.running) - added :]:
+            self.running.append(self.probe.start(self.prompt, self.max_tokens))
+        for stream in reversed(self.running[before:]):
             await self.probe.reached(stream, 1)
-        return added > 0
+        return len(self.running) > before
 
     def _has_room(self) -> bool:
-        """Return whether one more sequence can run without anybody's being preempted."""
-        contexts = [self.prompt, *(stream.context for stream in self.running)]
-        until_then = 2 * self.plan.steps  # tokens that each generates while the others come in and are timed
-        blocks = sum(-(-(context + until_then) // self.plan.block_size) for context in contexts)
-        return blocks <= self.plan.num_blocks and len(self.running) < self.plan.max_num_seqs
+        """Return whether one more sequence can run to its end."""
+        blocks = -(-(self.prompt + self.max_tokens) // self.plan.block_size)
+        most = min(self.plan.max_num_seqs, self.plan.num_blocks // blocks)
+        return len(self.running) < most
 
-    async def time_steps(self) -> DecodePoint:
-        """Time a window of steps."""
+    async def _time_steps(self) -> DecodePoint | None:
+        """Time a window of steps; None if a sequence ended meanwhile."""
         last = self.running[-1]  # it has the most tokens left to generate
         await self.probe.reached(last, _SETTLE)
         began = last.num_generated
         await self.probe.reached(last, began + self.plan.steps)
+        if any(stream.has_ended for stream in self.running):
+            return None
         steps = _step_durations([arrival for arrival in last.arrivals if arrival[1] >= began])
         context = self.context - len(self.running) * (last.num_generated - began) // 2  # in the middle of the window
         return DecodePoint(
@@ -122,8 +140,6 @@ class _Batch:
 
 def _step_durations(arrivals: Sequence[tuple[float, int]]) -> list[float]:
     """Return seconds a token, one number a part of the window; a late output makes the next gap shorter."""
-    if len(arrivals) < 2:
-        raise EngineError("a sequence ended before its steps were timed; raise model.max_model_len")
     size = max(1, (len(arrivals) - 1) // _PARTS)
     ends = arrivals[::size]
     return [(t1 - t0) / (n1 - n0) for (t0, n0), (t1, n1) in pairwise(ends)]

@@ -16,7 +16,7 @@ from hpcserve.errors import EngineError
 
 _PARTS = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)  # of the longest prompt
 _QUICK_PARTS = (1 / 64, 1 / 16, 1 / 4, 1 / 2, 1)
-_TRIES = 5
+_TRIES = 8
 _BUSY_PART = 1 / 4  # of the longest prompt: its pass lasts far longer than a request takes to arrive
 _WHEN_TO_SEND = 0.25  # of the time that the engine is kept busy
 
@@ -31,14 +31,14 @@ async def measure_prefill(probe: Probe, lengths: Sequence[int], repeats: int) ->
 
     Lengths take turns, so that a machine that slows down for a while does not bend the curve in one place.
     """
-    busy = max(1, round(max(lengths) * _BUSY_PART))
-    busy_s = await probe.first_token_s(busy)
+    longest = max(lengths)
+    busy = [(size, await probe.first_token_s(size)) for size in (max(1, round(longest * _BUSY_PART)), longest)]
     ttfts: dict[int, list[float]] = {length: [] for length in lengths}
     passes: dict[int, list[float]] = {length: [] for length in lengths}
     for _ in range(repeats):
         for length in lengths:
             ttfts[length].append(await probe.first_token_s(length))
-            passes[length].append(await _measure_pass(probe, length, busy, busy_s))
+            passes[length].append(await _measure_pass(probe, length, busy))
     return [
         PrefillPoint(
             num_tokens=length,
@@ -50,11 +50,16 @@ async def measure_prefill(probe: Probe, lengths: Sequence[int], repeats: int) ->
     ]
 
 
-async def _measure_pass(probe: Probe, length: int, busy: int, busy_s: float) -> float:
-    """Return the seconds of a pass over a prompt of `length` tokens."""
-    for _ in range(_TRIES):
+async def _measure_pass(probe: Probe, length: int, busy: Sequence[tuple[int, float]]) -> float:
+    """Return the seconds of a pass over a prompt of `length` tokens.
+
+    `busy` has the sizes of prompts that keep the engine busy, with the seconds that they take; the last one is for
+    machines that are so slow to send the other prompt that it comes too late.
+    """
+    for attempt in range(_TRIES):
+        size, busy_s = busy[min(attempt, len(busy) - 1)]
         async with probe.open():
-            first = probe.start(busy, max_tokens=1)
+            first = probe.start(size, max_tokens=1)
             await probe.clock.sleep(busy_s * _WHEN_TO_SEND)
             was_in_time = not first.num_generated
             second = probe.start(length, max_tokens=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -102,6 +102,8 @@ class Probe:
 
     async def reached(self, stream: Stream, num_tokens: int) -> None:
         """Wait for tokens of a stream. Raises what any reader raised, and `EngineError` if none come."""
+        if stream.num_generated >= num_tokens:
+            return  # without giving way: an engine on the same loop would go on with everything else
         waiting = asyncio.create_task(stream.reached(num_tokens))
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -115,16 +117,20 @@ class Probe:
                 reader.result()
                 other.check()
 
+    async def drop(self, streams: Iterable[Stream]) -> None:
+        """Abort requests, or forget those that have ended."""
+        readers = [self._readers.pop(stream) for stream in streams]
+        for task in readers:
+            task.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Abort what still runs at the end, and wait for it."""
         try:
             yield
         finally:
-            for task in self._readers.values():
-                task.cancel()
-            await asyncio.gather(*self._readers.values(), return_exceptions=True)
-            self._readers.clear()
+            await self.drop(list(self._readers))
 
     async def first_token_s(self, num_tokens: int) -> float:
         """Return the time to the first token of a lone prompt."""

@@ -13,7 +13,7 @@ import pytest
 TRACE = Path(__file__).parents[1] / "data" / "mooncake_conversation_200.jsonl"
 COMMAND = [sys.executable, "-c", "from hpcserve.cli import main; main(prog_name='hpcserve')"]
 # few blocks, a mock that is ahead of time: what takes time here is starting Python
-MOCK = ("--engine", "mock", "--quick", "--set", "engine.mock.num_kv_blocks=2048", "--set", "engine.mock.speedup=10")
+MOCK = ("--engine", "mock", "--quick", "--set", "engine.mock.num_kv_blocks=2048", "--set", "engine.mock.speedup=4")
 
 
 def hpcserve(*args: str, timeout_s: float = 50) -> subprocess.CompletedProcess[str]:
