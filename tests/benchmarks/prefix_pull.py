@@ -35,12 +35,11 @@ _ids = iter(range(1_000_000))
 async def main(model: Path, *, with_cost: bool) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as scratch:
-        async with _engines(model, Path(scratch), ("a", "b"), moves_kv=True) as (source, target):
+        async with _engines(model, Path(scratch), {"a": True, "b": True}) as (source, target):
             await _measure_pulls(source, target)
         if with_cost:
-            for moves_kv in (False, True, False, True):
-                async with _engines(model, Path(scratch), ("a", "b"), moves_kv=moves_kv) as (one, _):
-                    await _measure_alone(one, moves_kv=moves_kv)
+            async with _engines(model, Path(scratch), {"without": False, "with": True}) as (without, able):
+                await _measure_cost(without, able)
 
 
 async def _measure_pulls(source: Any, target: Any) -> None:
@@ -84,31 +83,40 @@ async def _pull(source: Any, target: Any, num_tokens: int) -> dict[str, float]:
     return {"handle": handle_s, "pull": pull_s}
 
 
-async def _measure_alone(engine: Any, *, moves_kv: bool) -> None:
-    """Print what one engine does by itself."""
-    ttft = statistics.median([(await _timed(engine, _request(_prompt(1000))))[0] for _ in range(10)])
-    long = [(await _timed(engine, _request(_prompt(100), max_tokens=400)))[0] for _ in range(3)]
+async def _measure_cost(without: Any, able: Any) -> None:
+    """Print the seconds that an engine takes which could pull but does not, and one which could not."""
+    print(json.dumps({"ready_s": [round(engine.ready_s, 1) for engine in (without, able)]}))
+    for name, measure, repeats in (
+        ("ttft_of_1000", _ttft, 20),
+        ("stream_of_400", _stream, 6),
+        ("batch_of_64", _batch, 6),
+    ):
+        pairs = [(await measure(without), await measure(able)) for _ in range(repeats)]
+        middle = [statistics.median(times) for times in zip(*pairs, strict=True)]
+        print(json.dumps({name: [_ms(seconds) for seconds in middle], "ratio": round(middle[1] / middle[0], 2)}))
+
+
+async def _ttft(engine: Any) -> float:
+    return (await _timed(engine, _request(_prompt(1000))))[0]
+
+
+async def _stream(engine: Any) -> float:
+    return (await _timed(engine, _request(_prompt(100), max_tokens=400)))[0]
+
+
+async def _batch(engine: Any) -> float:
     began = time.perf_counter()
     await asyncio.gather(*(_timed(engine, _request(_prompt(128), max_tokens=64)) for _ in range(64)))
-    batch_s = time.perf_counter() - began
-    print(
-        json.dumps(
-            {
-                "moves_kv": moves_kv,
-                "ready_s": round(engine.ready_s, 1),
-                "ttft_of_1000_ms": _ms(ttft),
-                "one_stream_tokens_per_s": round(400 / statistics.median(long)),
-                "batch_of_64_tokens_per_s": round(64 * 64 / batch_s),
-            }
-        )
-    )
+    return time.perf_counter() - began
 
 
 @asynccontextmanager
-async def _engines(model: Path, scratch: Path, names: tuple[str, ...], *, moves_kv: bool) -> Any:
-    """Engines that start together, each with the seconds from its process's start to its first token."""
+async def _engines(model: Path, scratch: Path, moves_kv: dict[str, bool]) -> Any:
+    """Engines that start together, by name; each keeps the seconds from its process's start to its first token."""
     config = make_config("vllm", model)
-    engines = [make_subject_engine(config, make_context(name, scratch, moves_kv=moves_kv)) for name in names]
+    engines = [
+        make_subject_engine(config, make_context(name, scratch, moves_kv=moves)) for name, moves in moves_kv.items()
+    ]
     try:
         await asyncio.gather(*(_start(engine) for engine in engines))
         yield engines

@@ -49,9 +49,7 @@ async def test_a_prefix_is_pulled_from_the_worker_that_is_busy_and_no_token_chan
     assert await counter(alone, "hpcserve_prefix_pulls_total") == 0
     alone.hpcserve("down")
     deployment = deploy(*arguments, "--nodes", "2", "--set", "router.pull_latency_ms=0", name="pulls")
-    assert not [
-        worker["engine"]["warnings"] for worker in deployment.status()["workers"] if worker["engine"]["warnings"]
-    ]
+    assert [worker["engine"]["kv_transport"] for worker in deployment.status()["workers"]] == ["nixl"] * 2
     first, *others = prompts()
     async with session_for(deployment.endpoint, deployment.key) as session:
         replies = [await complete(session, first)]

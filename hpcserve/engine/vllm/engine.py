@@ -29,7 +29,7 @@ from hpcserve.engine.vllm.kv_events import KvEventReader
 from hpcserve.engine.vllm.load import LoadMeter, make_stat_logger
 from hpcserve.engine.vllm.seam import Seam
 from hpcserve.errors import EngineError, HpcserveError
-from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, KvHandle, LoadReport, RequestId
+from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class VllmEngine:
         if why := self._refuse(request):
             yield translate.failed(request.request_id, why)
             return
-        self._open[request.request_id] = state = _Open()
+        self._open[request.request_id] = state = _Open(is_first_in_line=not self._meter.waiting_tokens)
         self._meter.open(request.request_id, len(request.token_ids))
         try:
             async with aclosing(self._run(request, state, self._vllm)) as outputs:
@@ -206,12 +206,11 @@ class VllmEngine:
             seam = Seam(vllm.llm.get_tokenizer(), request)
             async with aclosing(_submit(request, request.request_id, vllm)) as outputs:
                 async for output in outputs:
-                    took_s = time.monotonic() - state.began
-                    ours = seam.mend(translate.to_output(request, output, self._context.worker, took_s=took_s))
+                    ours = seam.mend(translate.to_output(request, output, self._context.worker))
                     self._meter.generated_tokens += len(ours.token_ids)
                     if not state.has_output and ours.token_ids:
                         state.has_output = True
-                        ours = self._complete_first(request, ours, output)
+                        ours = self._complete_first(request, state, ours, output)
                     yield ours
         except EngineDeadError as err:
             raise EngineError("vLLM's engine died; the worker's log says why") from err
@@ -233,18 +232,21 @@ class VllmEngine:
             return self._recompute(request, f"its handle covers {handle.num_tokens} tokens, more than the prompt has")
         return request
 
-    def _complete_first(self, request: EngineRequest, first: EngineOutput, theirs: Any) -> EngineOutput:
+    def _complete_first(self, request: EngineRequest, state: _Open, first: EngineOutput, theirs: Any) -> EngineOutput:
         come_from = self._come_from.pop(request.request_id, None) or Prefilled(theirs.num_cached_tokens or 0, 0)
         if request.kv is not None:
-            self._note_pull(request, request.kv, come_from, theirs.metrics)
+            self._note_pull(request, state, come_from, theirs.metrics)
         self._meter.prefilled(request.request_id, come_from)
+        if len(request.token_ids) - come_from.cached <= self._config.engine.block_size:  # all that could be, was cached
+            first = translate.say_made_in(first, time.monotonic() - state.began)
         return msgspec.structs.replace(first, cached_tokens=come_from.cached, pulled_tokens=come_from.pulled)
 
-    def _note_pull(self, request: EngineRequest, handle: KvHandle, come_from: Prefilled, times: Any) -> None:
-        if come_from.pulled:
-            made_in_s = handle.params.get(translate.MADE_IN, 0.0)
+    def _note_pull(self, request: EngineRequest, state: _Open, come_from: Prefilled, times: Any) -> None:
+        assert request.kv is not None
+        if come_from.pulled and state.is_first_in_line:
+            made_in_s = request.kv.params.get(translate.MADE_IN, 0.0)
             self._meter.pulls.add(come_from.pulled, made_in_s + times.scheduled_ts - times.queued_ts)
-        elif come_from.cached < handle.num_tokens:  # else it was there already
+        if not come_from.pulled and come_from.cached < request.kv.num_tokens:  # else it was there already
             self._count_failure(request, "its KV could not be pulled")
 
     def _recompute(self, request: EngineRequest, why: str) -> EngineRequest:
@@ -261,6 +263,7 @@ class VllmEngine:
 class _Open:
     """A request that vLLM has, or is about to get."""
 
+    is_first_in_line: bool  # no other prompt waited or was being computed when it came
     began: float = dataclasses.field(default_factory=time.monotonic)
     has_output: bool = False
     ended: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)

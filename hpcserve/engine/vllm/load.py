@@ -59,6 +59,11 @@ class LoadMeter:
     _num_running: int = 0
     _kv_usage: float = 0.0
 
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens of requests that have no token yet."""
+        return sum(self._uncomputed.values())
+
     def open(self, request_id: RequestId, num_tokens: int) -> None:
         """A request of `num_tokens` prompt tokens was handed to the engine."""
         self._num_open += 1
@@ -106,7 +111,7 @@ class LoadMeter:
         return LoadReport(
             num_running=num_running,
             num_waiting=self._num_open - num_running,
-            waiting_tokens=sum(self._uncomputed.values()),
+            waiting_tokens=self.waiting_tokens,
             kv_usage=self._kv_usage if self._num_open else 0.0,  # vLLM tells nothing after an abort until it steps
             prefill_tokens_per_s=self.rates.prefill_tokens_per_s,
             decode_tokens_per_s=self.rates.decode_tokens_per_s,

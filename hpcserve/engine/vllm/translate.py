@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import msgspec
+
 from hpcserve.types import EngineOutput, EngineRequest, FinishReason, KvHandle, RequestId, TokenLogprob, WorkerId
 
 TRANSPORT = "nixl"
 COVERED = "hpcserve_covered_tokens"
 """Among the parameters of a transfer, for our connector: how many prompt tokens the handle covers."""
 MADE_IN = "hpcserve_made_in_s"
-"""Among the parameters of a handle, for our meter: the seconds that its engine took to make it."""
+"""Among the parameters of a handle to cached KV, for our meter: the seconds that its engine took to make it."""
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "error": "error"}
 _NOT_FOR_THE_NEXT = "remote_prefill_cached_tokens"  # makes the next engine report our cache hits as its own
 
@@ -43,11 +45,8 @@ def to_sampling_params(request: EngineRequest) -> Any:
     )
 
 
-def to_output(request: EngineRequest, output: Any, worker: WorkerId, *, took_s: float) -> EngineOutput:
-    """Return one of vLLM's `RequestOutput`s as ours, `took_s` after the request came.
-
-    Where the prompt's KV came from is added by the engine.
-    """
+def to_output(request: EngineRequest, output: Any, worker: WorkerId) -> EngineOutput:
+    """Return one of vLLM's `RequestOutput`s as ours; where the prompt's KV came from is added by the engine."""
     completion = output.outputs[0]
     finish_reason = completion.finish_reason and _FINISHED.get(completion.finish_reason, "stop")
     return EngineOutput(
@@ -57,7 +56,7 @@ def to_output(request: EngineRequest, output: Any, worker: WorkerId, *, took_s: 
         logprobs=_logprobs(completion, request.sampling.logprobs),
         finish_reason=finish_reason,
         stop_reason=completion.stop_reason,
-        kv=_handle(request, output.kv_transfer_params, worker, took_s) if finish_reason else None,
+        kv=_handle(request, output.kv_transfer_params, worker) if finish_reason else None,
         error="vLLM failed on this request; its log says why" if finish_reason == "error" else None,
     )
 
@@ -65,6 +64,14 @@ def to_output(request: EngineRequest, output: Any, worker: WorkerId, *, took_s: 
 def failed(request_id: RequestId, why: str) -> EngineOutput:
     """Return the one output of a request that cannot run."""
     return EngineOutput(request_id=request_id, finish_reason="error", error=why)
+
+
+def say_made_in(output: EngineOutput, seconds: float) -> EngineOutput:
+    """Return the last output of a prefill with the time that it took in its handle, for whoever pulls."""
+    if output.kv is None:
+        return output
+    handle = msgspec.structs.replace(output.kv, params=output.kv.params | {MADE_IN: seconds})
+    return msgspec.structs.replace(output, kv=handle)
 
 
 def _kv_transfer_params(request: EngineRequest) -> dict[str, Any] | None:
@@ -76,10 +83,10 @@ def _kv_transfer_params(request: EngineRequest) -> dict[str, Any] | None:
     return {"kv_transfer_params": params} if params else None
 
 
-def _handle(request: EngineRequest, params: dict[str, Any] | None, worker: WorkerId, took_s: float) -> KvHandle | None:
+def _handle(request: EngineRequest, params: dict[str, Any] | None, worker: WorkerId) -> KvHandle | None:
     if not request.prefill_only or not params:
         return None
-    kept = {key: value for key, value in params.items() if key != _NOT_FOR_THE_NEXT} | {MADE_IN: took_s}
+    kept = {key: value for key, value in params.items() if key != _NOT_FOR_THE_NEXT}
     return KvHandle(transport=TRANSPORT, source=worker, num_tokens=len(request.token_ids), params=kept)
 
 
