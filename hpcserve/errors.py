@@ -113,6 +113,12 @@ class Unavailable(HpcserveError):
     code = "no_worker_ready"
 
 
+class Overloaded(Unavailable):
+    """More requests wait than the configuration lets wait, or this one has waited too long."""
+
+    code = "overloaded"
+
+
 class DeadlineExceeded(HpcserveError):
     """The request ran longer than the configured limit and was aborted."""
 

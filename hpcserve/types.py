@@ -94,6 +94,8 @@ class EngineRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     priority: int = 0  # lower runs first
     cache_salt: str | None = None  # prefixes are shared within one salt only
     num_resumed: int = 0  # how many of the last `token_ids` an earlier worker had generated
+    reused_tokens: int = 0  # leading tokens that were asked for before: their blocks are worth keeping for longer
+    moves_away: bool = False  # another worker takes its KV over for good: the blocks here may be evicted first
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -258,6 +260,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cached_tokens: int = 0  # prompt tokens expected in the cache of the worker that computes the prompt
     source: WorkerId | None = None
     source_tokens: int = 0
+    reused_tokens: int = 0  # leading prompt tokens that some worker holds already: likely to be asked for again
 
 
 # --- status -------------------------------------------------------------------------------------------------------

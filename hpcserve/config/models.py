@@ -140,6 +140,19 @@ class PoolsConfig(Section):
         return {"prefill": self.prefill, "decode": self.decode}
 
 
+class QueueConfig(Section):
+    """Where requests wait for a worker that has its hands free. Policy kv only: the others place at once."""
+
+    order: Literal["shortest", "fcfs"] = Field(
+        "shortest", description="who is next: the least to compute, as long as nobody waits too long; or who came first"
+    )
+    max_requests: PositiveInt = Field(16384, description="waiting; more get a 503 that says when to try again")
+    max_requests_per_tenant: PositiveInt | None = Field(
+        None, description="waiting of one tenant; more get a 429; default: no limit of their own"
+    )
+    max_wait_s: PositiveFloat = Field(600.0, description="who waits longer gets a 503")
+
+
 class RouterConfig(Section):
     """How a worker is chosen."""
 
@@ -157,6 +170,7 @@ class RouterConfig(Section):
     approximate_ttl_s: PositiveFloat = Field(
         600.0, description="how long a prompt is taken to be cached by an engine that has no KV events"
     )
+    queue: QueueConfig = QueueConfig()
     seed: int = Field(0, description="of the policies random, power_of_two and session")
 
 

@@ -48,6 +48,7 @@ class Router:
         self._decode_policy = make_policy(config, block_size, self._rates)
         self._prefill_policy = make_policy(config, block_size, self._rates)  # its turns are its own
         self._placed: dict[RequestId, Assignment] = {}
+        self._waiting: list[RouteRequest] = []
         self._counts = Counts()
 
     def update_worker(self, info: WorkerInfo) -> None:
@@ -91,6 +92,29 @@ class Router:
         self._book.report(worker, report)
         self._rates.report(worker, report)
 
+    def submit(self, request: RouteRequest, now: float) -> None:
+        """Have a request wait for `place`. `now` is Unix time, in seconds.
+
+        Raises `Unavailable` if no worker is READY to decode, `Overloaded` if too many wait, and `RateLimited` if too
+        many of its tenant do; the latter two say when to try again.
+        """
+        self._fleet.decoders(request.exclude, now)
+        self._waiting.append(request)
+
+    def place(self, now: float) -> list[Assignment]:
+        """Assign those of the waiting requests that should start now; call it after anything has changed."""
+        waiting, self._waiting = self._waiting, []
+        return [self.assign(request, now) for request in waiting]
+
+    def expire(self, now: float) -> list[RequestId]:
+        """Drop the requests that have waited for longer than `router.queue.max_wait_s`, and return their ids."""
+        return []
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for `place`."""
+        return len(self._waiting)
+
     def assign(self, request: RouteRequest, now: float) -> Assignment:
         """Choose the workers of a request and book its load on them. `now` is Unix time, in seconds.
 
@@ -125,7 +149,8 @@ class Router:
             self._book.release(placed.prefill, request_id)
 
     def release(self, request_id: RequestId) -> None:
-        """The request has ended, or will be assigned anew. Unknown ids are ignored."""
+        """The request has ended, waits no more, or will be assigned anew. Unknown ids are ignored."""
+        self._waiting = [each for each in self._waiting if each.request_id != request_id]
         placed = self._placed.pop(request_id, None)
         if placed is None:
             return
