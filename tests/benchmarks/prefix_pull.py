@@ -87,9 +87,9 @@ async def _measure_cost(without: Any, able: Any) -> None:
     """Print the seconds that an engine takes which could pull but does not, and one which could not."""
     print(json.dumps({"ready_s": [round(engine.ready_s, 1) for engine in (without, able)]}))
     for name, measure, repeats in (
-        ("ttft_of_1000", _ttft, 20),
-        ("stream_of_400", _stream, 6),
-        ("batch_of_64", _batch, 6),
+        ("ttft_of_1000_ms", _ttft, 20),
+        ("stream_of_400_ms", _stream, 6),
+        ("batch_of_64_ms", _batch, 6),
     ):
         pairs = [(await measure(without), await measure(able)) for _ in range(repeats)]
         middle = [statistics.median(times) for times in zip(*pairs, strict=True)]
