@@ -120,16 +120,20 @@ class _Replay:
             self._submit(record, assignment.prefill, self._pullable(assignment, record), now, prefill_only=True)
 
     def _pullable(self, assignment: Assignment, record: Record) -> int:
-        """Return how many tokens the source of a pull really has."""
+        """Return how many tokens the source of a pull really has. They move: the source may forget them."""
         if assignment.source is None:
             return 0
         size = self._scenario.limits.block_size
         wanted = record.block_hashes[: assignment.source_tokens // size]
-        return self._workers[assignment.source].held(wanted) * size
+        source = self._workers[assignment.source]
+        num_held = source.held(wanted)
+        source.demote(wanted)
+        return num_held * size
 
     def _submit(
         self, record: Record, worker: WorkerId, pull_tokens: int, now: float, *, prefill_only: bool = False
     ) -> None:
+        assert record.assignment is not None
         num_output = 1 if prefill_only else record.num_output
         index = int(record.request_id[1:])
         sequence = Sequence(
@@ -139,6 +143,7 @@ class _Replay:
             writer=CountdownWriter(record, num_output, index * _BLOCKS_PER_REQUEST),
             prefill_only=prefill_only,
             pull_tokens=pull_tokens,
+            reused_tokens=record.assignment.reused_tokens,
         )
         simulated = self._workers[worker]
         before = simulated.ends_at

@@ -81,6 +81,10 @@ class SimulatedWorker:
         """Return how many leading blocks of `names` are in its cache."""
         return len(self.scheduler.pool.find(names))
 
+    def demote(self, names: Many[BlockHash]) -> None:
+        """Forget these next: another worker takes them over. Online a request that `moves_away` says so."""
+        self.scheduler.pool.demote(names)
+
     def load(self) -> LoadReport:
         """Return what the engine would report now."""
         sequences = self.scheduler.sequences

@@ -145,6 +145,8 @@ class MockCore:
             priority=request.priority,
             prefill_only=request.prefill_only,
             pull_tokens=pull_tokens,
+            reused_tokens=request.reused_tokens,
+            moves_away=request.moves_away,
         )
         self._scheduler.add(sequence)
         self._generations[request.request_id] = generation

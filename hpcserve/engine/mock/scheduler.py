@@ -263,7 +263,9 @@ class Scheduler:
         self._is_stalled = False
 
     def _end(self, sequence: Sequence) -> None:
-        self.pool.free(sequence.blocks)
+        self.pool.free(sequence.blocks, sequence.reused_tokens // self.limits.block_size)
+        if sequence.moves_away:
+            self.pool.demote(sequence.names[: sequence.num_named])
         sequence.blocks = []
         sequence.state = SequenceState.DONE
         del self._sequences[sequence.request_id]

@@ -42,6 +42,8 @@ class Sequence:
     priority: int = 0  # lower runs first
     prefill_only: bool = False  # its one token comes with the prefill pass
     pull_tokens: int = 0  # leading prompt tokens whose KV another worker offers
+    reused_tokens: int = 0  # leading prompt tokens that were asked for before; see `EngineRequest`
+    moves_away: bool = False  # another worker takes its KV over
     order: int = 0  # of arrival
     state: SequenceState = SequenceState.WAITING
     num_tokens: int = field(init=False)  # prompt and output
