@@ -41,6 +41,7 @@ class Load:
 
     bookings: dict[RequestId, Booking] = field(default_factory=dict)
     num_queued: int = 0  # requests placed here whose prompts wait to be computed
+    computed_at: float = 0.0  # when those will be computed, as predicted when they were placed
     prefill_tokens: int = 0
     blocks: int = 0
     report: LoadReport | None = None
@@ -61,6 +62,13 @@ class Load:
     def queued_tokens(self) -> int:
         """Prompt tokens that wait to be computed here."""
         return self.prefill_tokens + self.unbooked_prefill_tokens
+
+    def unqueue(self, booking: Booking) -> None:
+        """The prompt of `booking` waits no more."""
+        self.num_queued -= booking.prefill_tokens > 0
+        self.prefill_tokens -= booking.prefill_tokens
+        if not self.num_queued:
+            self.computed_at = 0.0
 
     def take(self, report: LoadReport) -> None:
         """Put the report's excess over the bookings in place of the last one's."""
@@ -123,13 +131,17 @@ class LoadBook:
         load.prefill_tokens += prefill_tokens
         load.blocks += blocks
 
+    def expect(self, worker: WorkerId, work_s: float, now: float) -> None:
+        """What was placed last takes so long to compute, once what is queued already has been."""
+        load = self._loads[worker]
+        load.computed_at = max(load.computed_at, now) + work_s
+
     def prefill_done(self, worker: WorkerId, request_id: RequestId) -> None:
         """The request's prompt is computed: it queues no more tokens, but keeps its blocks."""
         load = self._loads.get(worker)
         booking = load.bookings.get(request_id) if load else None
         if load and booking:
-            load.num_queued -= booking.prefill_tokens > 0
-            load.prefill_tokens -= booking.prefill_tokens
+            load.unqueue(booking)
             booking.prefill_tokens = 0
 
     def release(self, worker: WorkerId, request_id: RequestId) -> None:
@@ -137,8 +149,7 @@ class LoadBook:
         load = self._loads.get(worker)
         booking = load.bookings.pop(request_id, None) if load else None
         if load and booking:
-            load.num_queued -= booking.prefill_tokens > 0
-            load.prefill_tokens -= booking.prefill_tokens
+            load.unqueue(booking)
             load.blocks -= booking.blocks
 
     def report(self, worker: WorkerId, report: LoadReport) -> None:

@@ -6,27 +6,30 @@ Hashing prompts and carrying messages are the callers' part.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from hpcserve.config.models import RouterConfig
+from hpcserve.errors import Unavailable
 from hpcserve.router.approximate import ApproximateIndex
-from hpcserve.router.disaggregation import prefills_locally
 from hpcserve.router.events import EventLog
 from hpcserve.router.fleet import Fleet
 from hpcserve.router.index import PrefixIndex
 from hpcserve.router.load import LoadBook
-from hpcserve.router.policies import Candidate, make_policy
+from hpcserve.router.placement import Choice, Placement
+from hpcserve.router.policies import make_policy
 from hpcserve.router.prompt import Prompt
 from hpcserve.router.pulls import can_move_kv, find_source
 from hpcserve.router.rates import Rates
 from hpcserve.router.stats import Counts, RouterStats, WorkerLoad
 from hpcserve.router.timing import Timing
+from hpcserve.router.waiting import WaitingRoom
 from hpcserve.types import (
     Assignment,
     KvEventBatch,
     LoadReport,
     RequestId,
-    Role,
     RouteRequest,
     WorkerId,
     WorkerInfo,
@@ -34,7 +37,7 @@ from hpcserve.types import (
 
 
 class Router:
-    """One deployment's router. Every method is quick, and none but `assign` raises."""
+    """One deployment's router. Every method is quick, and none but `submit` and `assign` raises."""
 
     def __init__(self, config: RouterConfig, block_size: int) -> None:
         self._config = config
@@ -45,10 +48,20 @@ class Router:
         self._approximate = ApproximateIndex(self._index, config.approximate_ttl_s)
         self._book = LoadBook()
         self._rates = Rates(Timing(config.pull_tokens_per_s, config.pull_latency_ms))
+        self._is_kv = config.policy == "kv"
         self._decode_policy = make_policy(config, block_size, self._rates)
         self._prefill_policy = make_policy(config, block_size, self._rates)  # its turns are its own
         self._placed: dict[RequestId, Assignment] = {}
-        self._waiting: list[RouteRequest] = []
+        self._waiting = WaitingRoom(config.queue)
+        self._placement = Placement(
+            self._fleet,
+            self._book,
+            self._rates,
+            self._decode_policy,
+            self._prefill_policy,
+            self._measure,
+            config.min_remote_prefill_tokens,
+        )
         self._counts = Counts()
 
     def update_worker(self, info: WorkerInfo) -> None:
@@ -93,22 +106,38 @@ class Router:
         self._rates.report(worker, report)
 
     def submit(self, request: RouteRequest, now: float) -> None:
-        """Have a request wait for `place`. `now` is Unix time, in seconds.
+        """Have a request wait for `place`. `now` is Unix time, in seconds. One that is assigned is released first.
 
         Raises `Unavailable` if no worker is READY to decode, `Overloaded` if too many wait, and `RateLimited` if too
         many of its tenant do; the latter two say when to try again.
         """
-        self._fleet.decoders(request.exclude, now)
-        self._waiting.append(request)
+        self.release(request.request_id)
+        self._waiting.check(request, len(self._fleet.decoders((), now)))
+        self._waiting.add(request, self._placement.work_ms(request, now), now)
 
     def place(self, now: float) -> list[Assignment]:
-        """Assign those of the waiting requests that should start now; call it after anything has changed."""
-        waiting, self._waiting = self._waiting, []
-        return [self.assign(request, now) for request in waiting]
+        """Assign those of the waiting requests that should start now; call it after anything has changed.
+
+        Under policy `kv` a request waits until a worker has computed the prompts that it has, and has room; with
+        others it never does.
+        """
+        placed: list[Assignment] = []
+        self._tick(now)
+        while self._waiting:
+            before = len(placed)
+            for choice in self._choose(now):
+                self._waiting.remove(choice.request.request_id, is_placed=True)
+                placed.append(self._place(choice, now))
+            if len(placed) == before:
+                break
+        return placed
 
     def expire(self, now: float) -> list[RequestId]:
         """Drop the requests that have waited for longer than `router.queue.max_wait_s`, and return their ids."""
-        return []
+        expired = self._waiting.expired(now)
+        for request_id in expired:
+            self._waiting.remove(request_id)
+        return expired
 
     @property
     def num_waiting(self) -> int:
@@ -116,27 +145,14 @@ class Router:
         return len(self._waiting)
 
     def assign(self, request: RouteRequest, now: float) -> Assignment:
-        """Choose the workers of a request and book its load on them. `now` is Unix time, in seconds.
+        """Choose the workers of a request at once, whoever waits, and book its load on them. Raises `Unavailable`.
 
         Workers in `request.exclude`, and those whose job is about to end, are chosen only if nobody else can decode.
-        A request that is assigned already is released first. Raises `Unavailable` if no worker is READY to decode.
+        A request that is assigned already is released first.
         """
         self.release(request.request_id)
-        self._book.tick(now)
-        self._approximate.expire(now)
-        decoders = self._fleet.decoders(request.exclude, now)
-        prefillers = self._fleet.prefillers(request.exclude, now)
-        prompt = self._measure(request, [*decoders, *prefillers])
-        remote = {info.worker for info in decoders if self._is_worth_remote_prefill(info, prompt)}
-        decode = self._choose_decode(decoders, prefillers, remote if prefillers else set(), prompt, request)
-        prefill = None
-        if decode in remote:
-            prefill = self._choose_prefill([p for p in prefillers if p.worker != decode], prompt, request)
-            self._counts.prefill_fallbacks += prefill is None
-        self._approximate.placed(decode, request.block_hashes, now)
-        if prefill is not None:
-            self._approximate.placed(prefill, request.block_hashes, now)
-        return self._place(request, prompt, decode, prefill)
+        self._tick(now)
+        return self._place(self._placement.choose_now(request, now), now)
 
     def prefill_done(self, request_id: RequestId) -> None:
         """The prompt is computed: it queues nowhere any more, and a separate prefill worker is free of the request."""
@@ -150,7 +166,7 @@ class Router:
 
     def release(self, request_id: RequestId) -> None:
         """The request has ended, waits no more, or will be assigned anew. Unknown ids are ignored."""
-        self._waiting = [each for each in self._waiting if each.request_id != request_id]
+        self._waiting.remove(request_id)
         placed = self._placed.pop(request_id, None)
         if placed is None:
             return
@@ -178,93 +194,32 @@ class Router:
             indexed_blocks=len(self._index),
         )
 
-    def _is_worth_remote_prefill(self, info: WorkerInfo, prompt: Prompt) -> bool:
-        """Whether another worker should compute the prompt if `info` decodes. Those of role BOTH do it themselves."""
-        return info.role is Role.DECODE and not prefills_locally(
-            prompt.uncached_tokens(info.worker), self._config.min_remote_prefill_tokens
-        )
-
     def _measure(self, request: RouteRequest, workers: list[WorkerInfo]) -> Prompt:
         prompt = Prompt(request.num_tokens, self._block_size, self._index.overlaps(request.block_hashes))
-        if self._config.policy != "kv" or not self._config.pull:
+        if not self._is_kv or not self._config.pull:
             return prompt
         return replace(prompt, source=find_source(workers, prompt, self._book))
 
-    def _choose_decode(
-        self,
-        decoders: list[WorkerInfo],
-        prefillers: list[WorkerInfo],
-        remote: set[WorkerId],
-        prompt: Prompt,
-        request: RouteRequest,
-    ) -> WorkerId:
-        """Choose among `decoders`; those in `remote` get the prompt's KV from one of `prefillers`."""
-        elsewhere_ms = min((self._prefill_ms(info, prompt) for info in prefillers), default=0.0) if remote else 0.0
-        candidates = []
-        for info in decoders:
-            load = self._book.of(info.worker)
-            capacity = max(0, info.engine.num_kv_blocks) if info.engine else 0
-            new_blocks, timing = prompt.new_blocks(info.worker), self._rates.of(info.worker)
-            candidates.append(
-                self._candidate(
-                    info,
-                    prompt,
-                    load=load.num_requests,
-                    prefills=info.worker not in remote,
-                    elsewhere_ms=elsewhere_ms + timing.pull_ms(prompt.uncached_tokens(info.worker)),
-                    decode_blocks=load.blocks + new_blocks,
-                    new_blocks=new_blocks,
-                    capacity=capacity,
-                )
-            )
-        return self._decode_policy.choose(candidates, request)
+    def _choose(self, now: float) -> Iterable[Choice]:
+        if self._is_kv:
+            return self._placement.choose_together(self._waiting.next, now)
+        return self._choose_one(now)
 
-    def _choose_prefill(self, prefillers: list[WorkerInfo], prompt: Prompt, request: RouteRequest) -> WorkerId | None:
-        """Choose who computes the prompt; None if nobody else can, and the decode worker has to."""
-        candidates = [
-            self._candidate(info, prompt, load=self._book.of(info.worker).queued_tokens) for info in prefillers
-        ]
-        return self._prefill_policy.choose(candidates, request) if candidates else None
+    def _choose_one(self, now: float) -> Iterator[Choice]:
+        with suppress(Unavailable):
+            yield self._placement.choose_now(self._waiting.next(1)[0].request, now)
 
-    def _candidate(
-        self,
-        info: WorkerInfo,
-        prompt: Prompt,
-        *,
-        load: int,
-        prefills: bool = True,
-        elsewhere_ms: float = 0.0,
-        decode_blocks: int = 0,
-        new_blocks: int = 0,
-        capacity: int = 0,
-    ) -> Candidate:
-        worker, book = info.worker, self._book.of(info.worker)
-        return Candidate(
-            worker=worker,
-            load=load,
-            num_queued=book.num_queued if prefills else 0,
-            queued_tokens=book.queued_tokens if prefills else 0,
-            new_tokens=prompt.uncached_tokens(worker) if prefills else 0,
-            pull_tokens=prompt.pullable_tokens(worker) if prefills and can_move_kv(info) else 0,
-            elsewhere_ms=0.0 if prefills else elsewhere_ms,
-            decode_blocks=decode_blocks,
-            new_blocks=new_blocks,
-            capacity=capacity,
-        )
-
-    def _prefill_ms(self, info: WorkerInfo, prompt: Prompt) -> float:
-        queued = self._book.of(info.worker).queued_tokens
-        return self._rates.of(info.worker).prefill_ms(queued + prompt.uncached_tokens(info.worker))
-
-    def _place(self, request: RouteRequest, prompt: Prompt, decode: WorkerId, prefill: WorkerId | None) -> Assignment:
+    def _place(self, choice: Choice, now: float) -> Assignment:
+        request, prompt, decode, prefill = choice.request, choice.prompt, choice.decode, choice.prefill
         computes = decode if prefill is None else prefill
         source = self._pulls_from(computes, prompt)
         cached = prompt.cached_tokens(source or computes)
         uncached = prompt.num_tokens - cached
-        if prefill is not None:
-            self._book.book(prefill, request.request_id, prefill_tokens=uncached, blocks=prompt.new_blocks(prefill))
-        local = uncached if prefill is None else 0
-        self._book.book(decode, request.request_id, prefill_tokens=local, blocks=prompt.new_blocks(decode))
+        for worker in {decode, computes}:
+            work = uncached if worker == computes else 0
+            self._approximate.placed(worker, request.block_hashes, now)
+            self._book.book(worker, request.request_id, prefill_tokens=work, blocks=prompt.new_blocks(worker))
+        self._book.expect(computes, self._work_s(computes, prompt, source), now)
         assignment = Assignment(
             request_id=request.request_id,
             decode=decode,
@@ -272,10 +227,22 @@ class Router:
             cached_tokens=prompt.cached_tokens(computes),
             source=source,
             source_tokens=cached // self._block_size * self._block_size if source else 0,
+            reused_tokens=max(map(prompt.cached_tokens, prompt.overlaps), default=0) if self._is_kv else 0,
         )
         self._placed[request.request_id] = assignment
         self._counts.placed(self._config.policy, prompt.num_tokens, cached, is_remote=prefill is not None)
+        self._counts.prefill_fallbacks += choice.is_fallback
         return assignment
+
+    def _work_s(self, worker: WorkerId, prompt: Prompt, source: WorkerId | None) -> float:
+        """Return how long `worker` takes to pull and compute what it lacks."""
+        timing, pulled = self._rates.of(worker), prompt.pullable_tokens(worker) if source else 0
+        pull_ms = timing.pull_ms(pulled) if pulled else 0.0
+        return (pull_ms + timing.prefill_ms(prompt.uncached_tokens(worker) - pulled)) / 1000
+
+    def _tick(self, now: float) -> None:
+        self._book.tick(now)
+        self._approximate.expire(now)
 
     def _pulls_from(self, worker: WorkerId, prompt: Prompt) -> WorkerId | None:
         """Return whom `worker` pulls from; None if computing what it lacks is faster, or all that it can do."""

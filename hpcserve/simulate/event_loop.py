@@ -10,8 +10,10 @@ import heapq
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from itertools import count
+from math import inf
 
 from hpcserve.engine.mock.sequence import Sequence
+from hpcserve.errors import HpcserveError
 from hpcserve.router import Router
 from hpcserve.simulate.record import CountdownWriter, Gaps, Record
 from hpcserve.simulate.report import Report, make_report
@@ -40,7 +42,8 @@ class _Kind(IntEnum):
     END = 0
     EVENTS = 1
     ARRIVAL = 2
-    BEGIN = 3
+    PLACE = 3
+    BEGIN = 4
 
 
 def replay(scenario: Scenario, trace: Iterable[TraceRequest], timeline: Timeline | None = None) -> Report:
@@ -61,6 +64,8 @@ class _Replay:
         self._gaps = Gaps()
         self._heap: list[tuple[float, int, int, Callable[[float], None]]] = []
         self._ticks = count()
+        self._placed_at = -inf  # PLACE is on the heap for this time
+        self._has_computed = False  # a prompt, since the router was last asked to place
         self._seqs: dict[WorkerId, int] = {}
         self._add_workers()
 
@@ -112,7 +117,27 @@ class _Replay:
             max_tokens=num_output,
             caller=Caller(session=request.session),
         )
-        assignment = self._router.assign(route, now)
+        try:
+            self._router.submit(route, now)
+        except HpcserveError:
+            record.is_rejected = True
+            return
+        self._place_soon(now)
+
+    def _place_soon(self, now: float) -> None:
+        """Place what waits after everything else that happens now: a burst is placed together."""
+        if self._router.num_waiting and self._placed_at != now:
+            self._placed_at = now
+            self._at(now, _Kind.PLACE, self._place)
+
+    def _place(self, now: float) -> None:
+        self._placed_at = -inf
+        for request_id in self._router.expire(now):
+            self._records[int(request_id[1:])].is_rejected = True
+        for assignment in self._router.place(now):
+            self._start(self._records[int(assignment.request_id[1:])], assignment, now)
+
+    def _start(self, record: Record, assignment: Assignment, now: float) -> None:
         record.assignment = assignment
         if assignment.prefill is None:
             self._submit(record, assignment.decode, self._pullable(assignment, record), now)
@@ -183,6 +208,9 @@ class _Replay:
         for sequence in finished.ended:
             self._finish(worker, sequence, now)
         self._report(worker, now)
+        if finished.ended or self._has_computed:
+            self._has_computed = False
+            self._place_soon(now)
         self._at(now, _Kind.BEGIN, self._beginning(worker))
 
     def _publish(self, worker: WorkerId, finished: Finished, now: float) -> None:
@@ -221,6 +249,7 @@ class _Replay:
         if sequence.prefill_only or (record.assignment is not None and record.assignment.prefill is None):
             record.first_cached_tokens = record.cached_tokens = cached
         self._router.prefill_done(record.request_id)
+        self._has_computed = True
 
     def _finish(self, worker: SimulatedWorker, sequence: Sequence, now: float) -> None:
         assert isinstance(sequence.writer, CountdownWriter)

@@ -13,7 +13,7 @@ from hpcserve.router.policies.session import Session
 from hpcserve.router.policies.uniform import Random
 from hpcserve.router.rates import Rates
 
-__all__ = ["Candidate", "Policy", "make_policy"]
+__all__ = ["Candidate", "Kv", "Policy", "make_policy"]
 
 
 def make_policy(config: RouterConfig, block_size: int, rates: Rates) -> Policy:
