@@ -1,9 +1,9 @@
 import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hpcserve.engine.mock.block_pool import BlockPool
+from hpcserve.engine.mock.block_pool import KEPT_SHARE, BlockPool
 from hpcserve.types import BlocksRemoved, BlocksStored
 
 NUM_BLOCKS = 8
@@ -44,11 +44,24 @@ class PoolAgainstOwners(RuleBasedStateMachine):
         self.owned.append(blocks)
 
     @precondition(lambda self: self.owned)
-    @rule(data=st.data())
-    def free(self, data):
+    @rule(data=st.data(), num_reused=st.integers(0, 5))
+    def free(self, data, num_reused):
         owned = data.draw(st.sampled_from(self.owned))
         self.owned.remove(owned)
-        self.pool.free(owned)
+        self.pool.free(owned, num_reused)
+
+    @rule(names=st.lists(st.integers(0, 9), max_size=4))
+    def demote(self, names):
+        before = self.pool.num_free, self.pool.find(names)
+        self.pool.demote(names)
+        assert (self.pool.num_free, self.pool.find(names)) == before, "nothing is forgotten yet"
+
+    @invariant()
+    def a_block_is_in_one_list_and_few_are_kept(self):
+        lists = [*self.pool._blank, *self.pool._cached, *self.pool._kept]
+        assert len(lists) == len(set(lists)) == self.pool.num_free
+        assert all(self.pool._references[block] == 0 for block in lists)
+        assert len(self.pool._kept) <= KEPT_SHARE * NUM_BLOCKS
 
     @invariant()
     def referenced_blocks_are_the_owned_ones(self):
@@ -133,3 +146,135 @@ def test_a_block_used_by_two_is_free_when_both_are_done():
     assert pool.num_free == 0
     pool.free(blocks)
     assert pool.num_free == 1
+
+
+# --- what is forgotten first ---------------------------------------------------------------------------------------
+
+SIZE = 20
+chains = st.builds(
+    lambda conversation, length: [100 * conversation + index for index in range(length)],
+    st.integers(0, 5),
+    st.integers(1, SIZE // 2),
+)
+
+
+def run(pool, names, num_reused=0):
+    """Have a sequence come and go. Returns how many blocks it found."""
+    found = pool.find(names)
+    pool.reference(found)
+    blocks = found + pool.allocate(len(names) - len(found))
+    for block, name in zip(blocks[len(found) :], names[len(found) :], strict=True):
+        pool.name(block, name)
+    pool.free(blocks, num_reused)
+    return len(found)
+
+
+def forgotten(pool):
+    """Names in the order in which the pool forgets them. Empties it."""
+    pool.take_events()
+    pool.allocate(pool.num_free)
+    return [name for event in pool.take_events() for name in event.hashes]
+
+
+@settings(deadline=None)
+@given(st.lists(chains, max_size=40))
+def test_without_hints_it_is_plain_lru(sequences):
+    pool, lru = BlockPool(SIZE), []
+    for names in sequences:
+        num_found = sum(name in lru for name in names)
+        assert run(pool, names) == num_found
+        lru = [name for name in lru if name not in names]
+        lru = lru[max(0, len(lru) + len(names) - SIZE) :] + names[::-1]
+    assert forgotten(pool) == lru
+
+
+class TwoLists:
+    """The order of eviction as two lists of names."""
+
+    def __init__(self):
+        self.ordinary, self.kept = [], []
+
+    def run(self, names, num_reused):
+        found = self.find(names)
+        self.remove(found)
+        num_blank = SIZE - len(found) - len(self.ordinary) - len(self.kept)
+        for _ in range(len(names) - len(found) - num_blank):
+            (self.ordinary or self.kept).pop(0)
+        mine = [name for name in names if name not in self.ordinary and name not in self.kept]
+        self.ordinary += [name for name in reversed(names[num_reused:]) if name in mine]
+        self.kept += [name for name in reversed(names[:num_reused]) if name in mine]
+        num_over = max(0, len(self.kept) - int(KEPT_SHARE * SIZE))
+        self.ordinary += self.kept[:num_over]
+        del self.kept[:num_over]
+        return len(found)
+
+    def demote(self, names):
+        found = self.find(names)
+        self.remove(found)
+        self.ordinary = found[::-1] + self.ordinary
+
+    def find(self, names):
+        held = {*self.ordinary, *self.kept}
+        return names[: next((i for i, name in enumerate(names) if name not in held), len(names))]
+
+    def remove(self, names):
+        self.ordinary = [name for name in self.ordinary if name not in names]
+        self.kept = [name for name in self.kept if name not in names]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(chains, st.integers(0, SIZE // 2), st.booleans()), max_size=40))
+def test_with_hints_it_is_two_lists(sequences):
+    pool, model = BlockPool(SIZE), TwoLists()
+    for names, num_reused, moves_away in sequences:
+        assert run(pool, names, num_reused) == model.run(names, num_reused)
+        if moves_away:
+            pool.demote(names)
+            model.demote(names)
+        assert len(model.kept) <= KEPT_SHARE * SIZE
+    assert forgotten(pool) == model.ordinary + model.kept
+
+
+def test_what_was_reused_outlives_what_was_used_later_only_once():
+    pool = BlockPool(10)
+    run(pool, [1, 2], num_reused=2)
+    for name in range(10, 40):
+        run(pool, [name])
+    assert len(pool.find([1, 2])) == 2
+    pool.allocate(8)
+    assert len(pool.find([1, 2])) == 2
+    pool.allocate(1)
+    assert len(pool.find([1, 2])) == 1, "with nothing else left it goes, the last first"
+
+
+def test_what_is_pushed_out_of_the_kept_share_is_forgotten_like_the_rest_but_last():
+    pool = BlockPool(10)
+    run(pool, [1, 2, 3], num_reused=3)
+    run(pool, [4])
+    run(pool, [5], num_reused=1)
+    assert forgotten(pool) == [4, 3, 2, 1, 5]
+
+
+def test_only_the_part_that_was_reused_is_kept():
+    pool = BlockPool(10)
+    run(pool, [1, 2, 3, 4], num_reused=2)
+    run(pool, [5])
+    assert forgotten(pool) == [4, 3, 5, 2, 1]
+
+
+def test_what_moves_away_is_forgotten_next_the_end_of_it_first():
+    pool = BlockPool(10)
+    run(pool, [1])
+    run(pool, [2, 3, 4], num_reused=2)
+    pool.demote([2, 3, 4])
+    assert forgotten(pool) == [4, 3, 2, 1]
+
+
+def test_what_others_still_use_does_not_move_away():
+    pool = BlockPool(10)
+    run(pool, [1, 2])
+    run(pool, [3])
+    pool.reference(pool.find([1]))
+    pool.demote([1, 2])
+    pool.free(pool.find([1]))
+    assert forgotten(pool) == [2, 3, 1]
