@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import aclosing
 from itertools import count
 
 import pytest
 
 from hpcserve.kv.hashing import hash_blocks
-from hpcserve.types import BlocksStored, EngineRequest, KvHandle, RequestId, Sampling
+from hpcserve.types import BlocksRemoved, BlocksStored, EngineRequest, KvHandle, RequestId, Sampling
 from tests.contract.engine_subjects import WAIT_S, Subject, spoil, text, tokens
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -196,11 +197,7 @@ async def test_blocks_that_are_pushed_out_are_told(pair: list[Subject]) -> None:
     first = make_prompt(320)
     await subject.run(make_request(first))
     await subject.cache.wait_for(hash_blocks(first, 32))
-    for _ in range(subject.info.num_kv_blocks * 32 // 4000 + 1):
-        if not subject.cache.hashes.issuperset(hash_blocks(first, 32)):
-            break
-        batch = [make_request(make_prompt(3900), Sampling(max_tokens=1)) for _ in range(4)]
-        await asyncio.gather(*(subject.run(request) for request in batch))
+    await flood(subject, lambda: not subject.cache.hashes.issuperset(hash_blocks(first, 32)))
     assert not subject.cache.hashes.issuperset(hash_blocks(first, 32))
     assert (await subject.run(make_request(first)))[0].cached_tokens < 320
 
@@ -250,6 +247,19 @@ async def test_a_prefill_may_pull_a_prefix_and_hand_on_the_whole_prompt(one: Sub
     assert handle.num_tokens == 500
     pulled = await one.run(make_request(prompt, kv=handle))
     assert tokens(pulled) == tokens(await two.run(make_request(prompt)))
+
+
+async def test_a_prefix_that_moved_away_is_forgotten_before_older_ones(one: Subject, two: Subject) -> None:
+    await flood(two, lambda: any(isinstance(event, BlocksRemoved) for event in two.cache.history))
+    stays, moves = make_prompt(320), make_prompt(320)
+    await two.run(make_request(stays))
+    handle = (await two.run(make_request(moves, prefill_only=True, moves_away=True)))[-1].kv
+    assert (await one.run(make_request(moves, kv=handle)))[0].pulled_tokens >= 288
+    kept, moved = set(hash_blocks(stays, 32)), set(hash_blocks(moves, 32))
+    await two.cache.wait_for([*kept, *moved])
+    await flood(two, lambda: not two.cache.hashes >= kept | moved)
+    assert two.cache.hashes >= kept
+    assert not two.cache.hashes & moved
 
 
 async def test_a_dead_handle_is_recomputed_and_counted(one: Subject, two: Subject) -> None:
@@ -324,6 +334,15 @@ async def test_the_load_shows_running_requests(one: Subject) -> None:
     assert load.num_running + load.num_waiting == 3
     assert 0.0 < load.kv_usage <= 1.0
     await _wait_until_idle(one)
+
+
+async def flood(subject: Subject, is_enough: Callable[[], bool]) -> None:
+    """Run prompts that come once until it is enough, or they have filled the cache."""
+    for _ in range(subject.info.num_kv_blocks * 32 // 4000 + 1):
+        if is_enough():
+            return
+        batch = [make_request(make_prompt(3900), Sampling(max_tokens=1)) for _ in range(4)]
+        await asyncio.gather(*(subject.run(request) for request in batch))
 
 
 async def _wait_until_idle(subject: Subject) -> None:

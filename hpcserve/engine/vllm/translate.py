@@ -11,6 +11,8 @@ from hpcserve.types import EngineOutput, EngineRequest, FinishReason, KvHandle, 
 TRANSPORT = "nixl"
 COVERED = "hpcserve_covered_tokens"
 """Among the parameters of a transfer, for our connector: how many prompt tokens the handle covers."""
+MOVES_AWAY = "hpcserve_moves_away"
+"""Among the parameters of a transfer, for our connector: whether the KV may be forgotten once it is handed over."""
 MADE_IN = "hpcserve_made_in_s"
 """Among the parameters of a handle to cached KV, for our meter: the seconds that its engine took to make it."""
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "error": "error"}
@@ -79,7 +81,7 @@ def _kv_transfer_params(request: EngineRequest) -> dict[str, Any] | None:
     if request.kv is not None:
         params |= request.kv.params | {COVERED: request.kv.num_tokens}
     if request.prefill_only:
-        params |= {"do_remote_decode": True}
+        params |= {"do_remote_decode": True} | ({MOVES_AWAY: True} if request.moves_away else {})
     return {"kv_transfer_params": params} if params else None
 
 

@@ -71,6 +71,7 @@ def test_what_is_said_holds_for_an_aborted_request_too(small, hints, cached):
 
 
 def test_a_request_that_never_ran_moves_nothing_away(small):
+    ask(small, range(500, 660))
     ask(small, HOT)
     request = small.add([*HOT, 1], moves_away=True)
     small.core.abort(request)
