@@ -146,31 +146,35 @@ def test_a_scenario_that_makes_no_sense_is_refused(scenario, ask, fields):
         replay(scenario(**fields), [ask()])
 
 
+@pytest.fixture
+def with_source(monkeypatch):
+    """Have the router name a source for what it places after a time, in seconds."""
+    place = Router.place
+
+    def make(source, num_tokens, *, after=0.0):
+        def name_source(self, now):
+            source_tokens = num_tokens if now > after else 0
+            return [
+                msgspec.structs.replace(each, source=WorkerId(source), source_tokens=source_tokens)
+                for each in place(self, now)
+            ]
+
+        monkeypatch.setattr(Router, "place", name_source)
+
+    return make
+
+
 @pytest.mark.parametrize(("offered", "pulled"), [(6400, 6400), (640, 640), (0, 0)])
-def test_a_prefix_is_pulled_from_the_source_that_the_router_names(scenario, ask, monkeypatch, offered, pulled):
-    assign = Router.assign
-
-    def with_source(self, request, now):
-        assignment = assign(self, request, now)
-        if now > 0:
-            assignment = msgspec.structs.replace(assignment, source=WorkerId("both-0"), source_tokens=offered)
-        return assignment
-
-    monkeypatch.setattr(Router, "assign", with_source)
+def test_a_prefix_is_pulled_from_the_source_that_the_router_names(scenario, ask, with_source, offered, pulled):
+    with_source("both-0", offered)
     report = replay(scenario(workers=2), [ask(num_output=1), ask(at=60.0, num_prompt=7000, num_output=1)])
     assert report.kv_pulled_tokens == pulled
     second_s = TIMING.transfer_s(pulled) + TIMING.prefill_s(7000 - pulled)
     assert report.ttft_ms.mean == pytest.approx(500 * (TIMING.prefill_s(6400) + second_s))
 
 
-def test_what_the_source_has_lost_is_computed(scenario, ask, monkeypatch):
-    assign = Router.assign
-
-    def with_source(self, request, now):
-        assignment = assign(self, request, now)
-        return msgspec.structs.replace(assignment, source=WorkerId("both-1"), source_tokens=6400)
-
-    monkeypatch.setattr(Router, "assign", with_source)
+def test_what_the_source_has_lost_is_computed(scenario, ask, with_source):
+    with_source("both-1", 6400, after=-1.0)
     report = replay(scenario(workers=2), [ask(num_output=1)])
     assert report.kv_pulled_tokens == 0
     assert report.ttft_ms.mean == pytest.approx(1000 * TIMING.prefill_s(6400))

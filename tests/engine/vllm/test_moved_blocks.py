@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
