@@ -294,5 +294,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wanted: dict[str, int] = {}  # workers by pool
     workers: tuple[WorkerInfo, ...] = ()
     load: dict[WorkerId, LoadReport] = {}
+    num_waiting: int = 0  # requests that no worker was chosen for yet
     warnings: tuple[str, ...] = ()
     detail: str = ""  # why it failed

@@ -24,7 +24,7 @@ def is_complete(status: Status) -> bool:
 def one_line(status: Status) -> str:
     """Return the deployment in one line: phase, workers, requests."""
     running = sum(load.num_running for load in status.load.values())
-    waiting = sum(load.num_waiting for load in status.load.values())
+    waiting = status.num_waiting + sum(load.num_waiting for load in status.load.values())
     return f"{headline(status)}, {running} running, {waiting} waiting"
 
 

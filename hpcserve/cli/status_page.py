@@ -40,6 +40,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("phase", f"{status.phase}{f': {status.detail}' if status.detail else ''}"),
         ("model", status.model),
         ("workers", f"{status.mode}, {pools} on {status.cluster}, {status.policy} router"),
+        ("waiting", f"{status.num_waiting} for a worker" if status.num_waiting else ""),
         ("endpoint", status.endpoint or ""),
         ("dashboard", status.dashboard or ""),
         ("head", head),

@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Unavailable
+from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Overloaded, RateLimited, Unavailable
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -37,9 +38,12 @@ class _Frame(msgspec.Struct, array_like=True):
 class _Fault(msgspec.Struct, array_like=True):
     kind: str
     message: str
+    retry_after_s: float | None = None
 
 
-_FAULTS: dict[str, type[HpcserveError]] = {cls.__name__: cls for cls in (BadRequest, Unavailable)}
+_FAULTS: dict[str, type[HpcserveError]] = {
+    cls.__name__: cls for cls in (BadRequest, RateLimited, Unavailable, Overloaded)
+}
 _decode_frames = msgspec.msgpack.Decoder(list[_Frame]).decode
 _decode_fault = msgspec.msgpack.Decoder(_Fault).decode
 
@@ -47,8 +51,12 @@ _decode_fault = msgspec.msgpack.Decoder(_Fault).decode
 class Peer(Protocol):
     """What a process does with what the other side says. Methods run on the event loop and must not block it."""
 
-    async def on_call(self, op: str, body: msgspec.Raw) -> object:
-        """Answer a call. An `HpcserveError` raised here is raised at the caller."""
+    def on_call(self, op: str, body: msgspec.Raw) -> Awaitable[object]:
+        """Return the answer to a call, or what will be it; it is cancelled if the connection ends before.
+
+        Called in order with messages; a coroutine begins only later. An `HpcserveError` is raised at the caller. What
+        the caller waits for no more goes on here: callers that give up say so in a message.
+        """
         ...
 
     def on_message(self, op: str, body: msgspec.Raw) -> None:
@@ -69,7 +77,7 @@ class Channel:
         self._wake = asyncio.Event()
         self._calls: dict[int, asyncio.Future[msgspec.Raw]] = {}
         self._num_calls = 0
-        self._answers: set[asyncio.Task[None]] = set()
+        self._answers: set[asyncio.Future[object]] = set()
         self._drained = asyncio.Event()
         self._drained.set()
         self.is_closed = False
@@ -108,8 +116,8 @@ class Channel:
         finally:
             self.is_closed = True
             writer.cancel()
-            for task in self._answers:
-                task.cancel()
+            for pending in self._answers:
+                pending.cancel()
             self._comm.abort()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(writer, *self._answers, return_exceptions=True)
@@ -165,9 +173,9 @@ class Channel:
         if frame.op in (_REPLY, _ERROR):
             self._settle(frame)
         elif frame.call:
-            task = asyncio.create_task(self._answer(frame, peer))
-            self._answers.add(task)
-            task.add_done_callback(self._answers.discard)
+            answer = _ask(frame, peer)
+            self._answers.add(answer)
+            answer.add_done_callback(partial(self._answer, frame))
         else:
             peer.on_message(frame.op, frame.body)
 
@@ -179,17 +187,32 @@ class Channel:
             answer.set_result(frame.body)
         else:
             fault = _decode_fault(frame.body)
-            answer.set_exception(_FAULTS.get(fault.kind, HpcserveError)(fault.message))
+            kind = _FAULTS.get(fault.kind, HpcserveError)
+            answer.set_exception(kind(fault.message, retry_after_s=fault.retry_after_s))
 
-    async def _answer(self, frame: _Frame, peer: Peer) -> None:
-        try:
-            op, body = _REPLY, await peer.on_call(frame.op, frame.body)
-        except HpcserveError as err:
-            op, body = _ERROR, _Fault(type(err).__name__, err.message)
-        except Exception:
-            log.exception("call %r from %s failed", frame.op, self.peer_address)
-            op, body = _ERROR, _Fault("HpcserveError", f"call {frame.op!r} failed; see the log of the other side")
-        self._post(_Frame(op, frame.call, msgspec.Raw(_encoder.encode(body))))
+    def _answer(self, frame: _Frame, answer: asyncio.Future[object]) -> None:
+        self._answers.discard(answer)
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None:
+            self._post(_Frame(_REPLY, frame.call, msgspec.Raw(_encoder.encode(answer.result()))))
+            return
+        if isinstance(error, HpcserveError):
+            fault = _Fault(type(error).__name__, error.message, error.retry_after_s)
+        else:
+            log.error("call %r from %s failed", frame.op, self.peer_address, exc_info=error)
+            fault = _Fault("HpcserveError", f"call {frame.op!r} failed; see the log of the other side")
+        self._post(_Frame(_ERROR, frame.call, msgspec.Raw(_encoder.encode(fault))))
+
+
+def _ask(frame: _Frame, peer: Peer) -> asyncio.Future[object]:
+    try:
+        return asyncio.ensure_future(peer.on_call(frame.op, frame.body))
+    except Exception as err:  # noqa: BLE001  belongs to the caller; the connection has to go on
+        failed = asyncio.get_running_loop().create_future()
+        failed.set_exception(err)
+        return failed
 
 
 class Listener:

@@ -15,7 +15,7 @@ import msgspec
 from hpcserve.config.models import Config
 from hpcserve.dispatch.agents import AgentPool, OnOutput
 from hpcserve.dispatch.head import HeadLink
-from hpcserve.errors import EngineError, Unavailable, WorkerLost
+from hpcserve.errors import EngineError, Overloaded, Unavailable, WorkerLost
 from hpcserve.kv.hashing import hash_blocks
 from hpcserve.observability.metrics import DispatchCounts
 from hpcserve.types import (
@@ -35,6 +35,7 @@ from hpcserve.types import (
 log = logging.getLogger(__name__)
 
 _RETRY_ASSIGN_S = 0.25
+_ASSIGN_MARGIN_S = 10.0  # beyond what the head lets requests wait
 _SOURCE_TIMEOUT_S = 2.0  # for a handle to what should be cached: computing the prefix is better than waiting longer
 
 
@@ -102,8 +103,9 @@ class Dispatcher:
     async def run(self, request: EngineRequest, on_output: OnOutput, caller: Caller | None = None) -> None:
         """Run one sequence of `caller` to its end; `on_output` is called for every delta.
 
-        Cancelling aborts it. Raises `Unavailable` if no worker can take it, `EngineError` if the engine refused it, or
-        if it was lost on `frontend.max_attempts` workers.
+        It may wait for a worker. Cancelling aborts it. Raises `Unavailable` if no worker can take it (`Overloaded`: too
+        many wait), `RateLimited` if too many of its tenant wait, `EngineError` if the engine refused it, or if it was
+        lost on `frontend.max_attempts` workers.
         """
         progress = _Progress(request, on_output, caller or Caller())
         while not progress.finished:
@@ -111,20 +113,22 @@ class Dispatcher:
             if remaining.sampling.max_tokens <= 0:
                 on_output(EngineOutput(request_id=request.request_id, finish_reason="length"))
                 return
-            assignment = await self._assign(remaining, progress)
             try:
+                assignment = await self._assign(remaining, progress)
                 await self._execute(remaining, assignment, progress)
             except WorkerLost as err:
                 self._note_loss(assignment.decode, progress, err)
             finally:
-                self._head.release(request.request_id)
+                self._head.release(request.request_id)  # also what still waits
 
     async def _execute(self, request: EngineRequest, assignment: Assignment, progress: _Progress) -> None:
+        request = msgspec.structs.replace(request, reused_tokens=assignment.reused_tokens)
         if assignment.source is not None:
             request = await self._with_prefix_from(assignment.source, assignment.source_tokens, request)
         if assignment.prefill is not None:
             handle = await self._prefill(request, assignment.prefill)
-            request = msgspec.structs.replace(request, kv=handle)
+            reused = 0 if handle else assignment.reused_tokens  # what is worth keeping is kept where it was computed
+            request = msgspec.structs.replace(request, kv=handle, reused_tokens=reused)
         decode = await self._agents.link(assignment.decode, self._address(assignment.decode))
         await decode.generate(request, self._reporting_prefill(progress))
 
@@ -135,6 +139,8 @@ class Dispatcher:
             request_id=RequestId(f"{request.request_id}-source"),
             token_ids=request.token_ids[: num_tokens + 1],  # one to compute: else an engine computes a whole block anew
             num_resumed=0,
+            reused_tokens=0,
+            moves_away=True,
             priority=request.priority - 1,  # a step of the source's; another worker waits for it with its hands free
         )
         try:
@@ -187,7 +193,7 @@ class Dispatcher:
         return take
 
     async def _assign(self, request: EngineRequest, progress: _Progress) -> Assignment:
-        """Ask the head; a request that was under way waits for a replacement, a new one is refused at once."""
+        """Ask the head; without any worker, one that was under way asks again and a new one is refused at once."""
         route = RouteRequest(
             request_id=request.request_id,
             block_hashes=self._hashes(request),
@@ -200,11 +206,19 @@ class Dispatcher:
         deadline = time.monotonic() + self._config.frontend.reassign_timeout_s
         while True:
             try:
-                return await self._head.assign(route)
-            except Unavailable:
+                return await self._wait_for_worker(route)
+            except Unavailable as err:
                 if not progress.lost_on or time.monotonic() > deadline:
+                    self.counts.overloaded += isinstance(err, Overloaded)
                     raise
             await asyncio.sleep(_RETRY_ASSIGN_S)
+
+    async def _wait_for_worker(self, route: RouteRequest) -> Assignment:
+        asked_at = time.perf_counter()
+        timeout_s = self._config.router.queue.max_wait_s + _ASSIGN_MARGIN_S
+        assignment = await self._head.assign(route, timeout_s=timeout_s)
+        self.counts.queue.observe(time.perf_counter() - asked_at)
+        return assignment
 
     def _hashes(self, request: EngineRequest) -> list[BlockHash]:
         return hash_blocks(request.token_ids, self._config.engine.block_size, request.cache_salt)

@@ -46,12 +46,16 @@ class HeadLink:
                 log.info("not connected to the head: %s", err.message)
             await asyncio.sleep(_RETRY_S)
 
-    async def assign(self, route: RouteRequest) -> Assignment:
-        """Ask where a request runs. Raises `Unavailable`; the assignment is held until `release`."""
+    async def assign(self, route: RouteRequest, *, timeout_s: float) -> Assignment:
+        """Ask where a request runs, and wait until it may start. Raises `Unavailable`, `Overloaded` or `RateLimited`.
+
+        The assignment is held until `release`, and so is its place among those that wait: whoever gives up waiting,
+        or is cancelled, has to release too.
+        """
         if self._channel is None or self._channel.is_closed:
             raise Unavailable("the scheduler is not reachable at the moment; try again soon")
         try:
-            return await self._channel.call("assign", route, Assignment, timeout_s=_CALL_TIMEOUT_S)
+            return await self._channel.call("assign", route, Assignment, timeout_s=timeout_s)
         except ConnectionLost as err:
             raise Unavailable(f"the scheduler is not reachable at the moment: {err.message}") from err
 
@@ -61,7 +65,7 @@ class HeadLink:
             self._channel.send("prefilled", request_id)
 
     def release(self, request_id: RequestId) -> None:
-        """Report that a request no longer runs where it was assigned to."""
+        """Report that a request neither runs where it was assigned to, nor waits, any more."""
         if self._channel is not None:
             self._channel.send("release", request_id)
 

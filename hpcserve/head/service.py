@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from hpcserve.comm.channel import Channel, Listener
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.errors import BadRequest
+from hpcserve.head.assigner import Assigner
 from hpcserve.router.router import Router
 from hpcserve.types import Assignment, RequestId, RouteRequest, Status
 
@@ -28,18 +28,20 @@ _decode_id = msgspec.msgpack.Decoder(RequestId).decode
 
 
 class HeadService:
-    """Answers frontends and the CLI. Whoever made an assignment holds it; it is released if the connection ends."""
+    """Answers frontends and the CLI. Who asked for an assignment holds it; it is released if the connection ends."""
 
     def __init__(
         self,
         router: Router,
         security: Security,
         *,
+        max_wait_s: float,
         make_status: Callable[[], Status],
         on_frontend: Callable[[FrontendInfo | None], None],
         on_stop: Callable[[StopRequest], None],
     ) -> None:
-        self.router = router
+        """`max_wait_s` is what the router lets requests wait for."""
+        self.assigner = Assigner(router, max_wait_s, self.notify)
         self.make_status = make_status
         self.on_frontend = on_frontend
         self.on_stop = on_stop
@@ -54,10 +56,16 @@ class HeadService:
     async def close(self) -> None:
         """End every connection."""
         await self._listener.close()
+        self.assigner.close()
 
     def notify(self) -> None:
-        """Have the status told soon."""
+        """Workers, their load or frontends have changed: place who can start now, and have the status told soon."""
+        self.assigner.reconsider()
         self._changed.set()
+
+    def refuse(self) -> None:
+        """Take no new requests: the deployment goes down."""
+        self.assigner.refuse()
 
     async def publish_loop(self) -> None:
         """Tell everybody of changes until cancelled."""
@@ -91,10 +99,35 @@ class _Peer:
         self._held: set[RequestId] = set()
         self._is_frontend = False
 
-    async def on_call(self, op: str, body: msgspec.Raw) -> object:
+    def on_call(self, op: str, body: msgspec.Raw) -> Awaitable[object]:
+        if op == "assign":
+            return self._assign(_decode_route(body))  # here and now: its "release" may be the next message
+        return self._answer(op, body)
+
+    def on_message(self, op: str, body: msgspec.Raw) -> None:
+        if op == "prefilled":
+            self._service.assigner.prefilled(_decode_id(body))
+        elif op == "release":
+            request_id = _decode_id(body)
+            self._held.discard(request_id)
+            self._service.assigner.release(request_id)
+        else:
+            log.warning("ignored a message %r from %s", op, self.channel.peer_address)
+
+    def on_close(self) -> None:
+        self._service.peers.discard(self)
+        for request_id in self._held:
+            self._service.assigner.release(request_id)
+        if self._is_frontend:
+            self._service.on_frontend(None)
+
+    def _assign(self, route: RouteRequest) -> Awaitable[Assignment]:
+        answer = self._service.assigner.assign(route)
+        self._held.add(route.request_id)
+        return answer
+
+    async def _answer(self, op: str, body: msgspec.Raw) -> Status:
         match op:
-            case "assign":
-                return self._assign(_decode_route(body))
             case "register":
                 self._is_frontend = True
                 self._service.on_frontend(msgspec.msgpack.decode(body, type=FrontendInfo))
@@ -105,28 +138,6 @@ class _Peer:
                 self._service.on_stop(msgspec.msgpack.decode(body, type=StopRequest))
                 return self._service.make_status()
         raise BadRequest(f"the head answers no call {op!r}")
-
-    def on_message(self, op: str, body: msgspec.Raw) -> None:
-        if op == "prefilled":
-            self._service.router.prefill_done(_decode_id(body))
-        elif op == "release":
-            request_id = _decode_id(body)
-            self._held.discard(request_id)
-            self._service.router.release(request_id)
-        else:
-            log.warning("ignored a message %r from %s", op, self.channel.peer_address)
-
-    def on_close(self) -> None:
-        self._service.peers.discard(self)
-        for request_id in self._held:
-            self._service.router.release(request_id)
-        if self._is_frontend:
-            self._service.on_frontend(None)
-
-    def _assign(self, route: RouteRequest) -> Assignment:
-        assignment = self._service.router.assign(route, time.time())
-        self._held.add(route.request_id)
-        return assignment
 
     def _subscribe(self) -> Status:
         self._service.peers.add(self)

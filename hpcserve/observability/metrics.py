@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -22,6 +22,7 @@ from hpcserve.types import Status
 _TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 _ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
 _E2E_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 3840)
+_QUEUE_S = (*_TTFT_S, 320, 640)
 
 
 class LocalHistogram:
@@ -47,9 +48,16 @@ class LocalHistogram:
         return HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
 
 
+def _queue_histogram() -> LocalHistogram:
+    return LocalHistogram("hpcserve_queue_seconds", "From asking for a worker to getting one.", _QUEUE_S)
+
+
 @dataclass
 class DispatchCounts:
     """What happened to sequences between frontend and engines. Written by the dispatcher."""
+
+    queue: LocalHistogram = field(default_factory=_queue_histogram)  # how long they waited for a worker
+    overloaded: int = 0  # not taken because too many wait, or not placed before they had waited too long
 
     reassigned: int = 0  # given to another worker after theirs was lost
     remote_prefills: int = 0  # prompts computed by another worker than the one that decoded
@@ -95,7 +103,7 @@ class ServiceMetrics(Collector):
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily("hpcserve_inflight_requests", "Requests that generate now.", value=self.inflight)
         yield GaugeMetricFamily("hpcserve_queued_requests", "Requests without a first token yet.", value=self.queued)
-        for histogram in (self.ttft, self.itl, self.e2e):
+        for histogram in (self.ttft, self.itl, self.e2e, self._dispatch.queue):
             yield histogram.family()
         yield from tenant_families(self.tenants)
         yield from worker_families(self._status())
@@ -106,6 +114,7 @@ class ServiceMetrics(Collector):
             ("hpcserve_generation_tokens", "Generated tokens.", self.generation_tokens),
             ("hpcserve_cached_prompt_tokens", "Prompt tokens found in a prefix cache.", self.cached_tokens),
             ("hpcserve_pulled_prompt_tokens", "Prompt tokens with KV from another worker.", self.pulled_tokens),
+            ("hpcserve_overloaded", "Sequences refused, or kept waiting too long.", self._dispatch.overloaded),
             ("hpcserve_reassignments", "Sequences moved off a lost worker.", self._dispatch.reassigned),
             ("hpcserve_remote_prefills", "Prompts computed by a prefill worker.", self._dispatch.remote_prefills),
             ("hpcserve_lost_prefills", "Prompts lost with a prefill worker.", self._dispatch.prefills_lost),

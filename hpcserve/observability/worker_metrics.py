@@ -33,6 +33,9 @@ def worker_families(status: Status) -> Iterator[Metric]:
     )
     info.add_metric((status.name, status.model, status.mode, status.policy, status.cluster, str(status.phase)), 1)
     yield info
+    yield GaugeMetricFamily(
+        "hpcserve_waiting_requests", "Requests that no worker was chosen for yet.", value=status.num_waiting
+    )
     yield from _states(status)
     loads = {str(worker): load for worker, load in status.load.items()}
     yield from _loads(loads)

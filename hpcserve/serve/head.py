@@ -69,6 +69,7 @@ class HeadProcess:
         self._service = HeadService(
             self._router,
             identity,
+            max_wait_s=config.router.queue.max_wait_s,
             make_status=self.status,
             on_frontend=self._on_frontend,
             on_stop=self.request_stop,
@@ -131,6 +132,7 @@ class HeadProcess:
             wanted=config.pools.sizes,
             workers=self._roster.workers(),
             load=self._roster.loads(),
+            num_waiting=self._router.num_waiting,
             warnings=self._warnings(),
             detail=self._detail,
         )
@@ -165,6 +167,7 @@ class HeadProcess:
     async def _take_down(self) -> None:
         """Let running requests end, unless forced; then end the frontend and every job."""
         publishing = asyncio.create_task(self._service.publish_loop())
+        self._service.refuse()
         try:
             await self._drain()
             await self._frontend.stop()
@@ -181,9 +184,12 @@ class HeadProcess:
 
     async def _drain(self) -> None:
         deadline = time.monotonic() + self._config.frontend.drain_timeout_s
-        while self._router.stats().active_requests and time.monotonic() < deadline and not self._is_forced.is_set():
+        while self._has_requests() and time.monotonic() < deadline and not self._is_forced.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_forced.wait(), 0.1)
+
+    def _has_requests(self) -> bool:
+        return self._router.stats().active_requests + self._router.num_waiting > 0
 
     def _make_scheduler(self) -> Any:
         import dask

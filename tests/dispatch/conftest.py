@@ -109,6 +109,7 @@ class Cell:
         self.service = HeadService(
             self.router,
             self.identity,
+            max_wait_s=config.router.queue.max_wait_s,
             make_status=self.status,
             on_frontend=lambda info: None,
             on_stop=lambda request: None,

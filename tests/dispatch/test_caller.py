@@ -6,20 +6,20 @@ import asyncio
 
 import pytest
 
-from hpcserve.types import Assignment, Caller, EngineOutput, RouteRequest
+from hpcserve.types import Caller, EngineOutput, RouteRequest
 from tests.dispatch.conftest import Cell, request
 
 
 @pytest.fixture
 def asked(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> list[RouteRequest]:
     routes: list[RouteRequest] = []
-    assign = cell.router.assign
+    submit = cell.router.submit
 
-    def note(route: RouteRequest, now: float) -> Assignment:
+    def note(route: RouteRequest, now: float) -> None:
         routes.append(route)
-        return assign(route, now)
+        submit(route, now)
 
-    monkeypatch.setattr(cell.router, "assign", note)
+    monkeypatch.setattr(cell.router, "submit", note)
     return routes
 
 

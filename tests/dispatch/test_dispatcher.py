@@ -176,8 +176,10 @@ async def test_an_error_in_the_callers_sink_ends_the_request_everywhere(cell: Ce
 
 async def assigned(cell: Cell, monkeypatch: pytest.MonkeyPatch, **fields: object) -> None:
     """Have the router answer with these fields over what it would have chosen."""
-    choose = cell.router.assign
-    monkeypatch.setattr(cell.router, "assign", lambda route, now: msgspec.structs.replace(choose(route, now), **fields))
+    place = cell.router.place
+    monkeypatch.setattr(
+        cell.router, "place", lambda now: [msgspec.structs.replace(each, **fields) for each in place(now)]
+    )
 
 
 async def test_a_warm_prefix_is_pulled_from_its_holder_by_whoever_computes_the_prompt(
