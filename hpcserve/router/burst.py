@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from hpcserve.router.matching import match
 
-HOLD_BELOW = 0.8
+HOLD_BELOW = 0.7
 """Those that wait are taken from below this quantile of the lengths."""
-SHORT, MIDDLING, LONG = 2.0, 1.0, 1.5
+SHORT, MIDDLING, LONG = 2.0, 1.0, 1.75
 """How much a millisecond of waiting counts for those that should start first, those that should wait, the others."""
-PACK = 0.7
-"""Two prompts share a pass if what that delays them by is less than this part of what the shorter one takes."""
+PACK = 1.2
+"""Two prompts share a pass if what that delays them by is less than so many times what the shorter one takes."""
 LEAST_WAIT_MS = 5.0
 IDLE_WAIT_MS = 50.0  # for a worker that is free, where everybody could start at once
 NEVER = 1e9  # ms; a cost that stands for "cannot"

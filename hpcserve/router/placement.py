@@ -21,6 +21,8 @@ from hpcserve.types import Role, RouteRequest, WorkerId, WorkerInfo
 
 MOST_AT_ONCE = 32
 """Requests that are looked at together: what finding their places takes grows with the square."""
+TURN_MS = 1e-3
+"""Of workers that cost the same, whoever has had its turn later costs so much more: all caches get filled."""
 RESERVE_AFTER_S = 10.0
 """A request that waits for so long for room in a cache has a worker kept free of others until it fits."""
 
@@ -135,6 +137,7 @@ class Placement:
             self._exclude(costs[number], row.waiting.request, columns)
         if not is_split:
             self._reserve(costs, rows, columns, now)
+        costs += TURN_MS * np.argsort(np.argsort([policy.turns.last(info.worker) for info in columns]))
         free_at = np.array([self._book.of(info.worker).computed_at for info in columns])
         burst = Burst(
             work=[row.work_ms for row in rows],
@@ -144,7 +147,10 @@ class Placement:
             free_in=np.maximum(free_at - now, 0.0) * 1000,
             pass_ms=self._rates.of(columns[0].worker).prefill_ms(1),
         )
-        return [(rows[number], columns[column]) for number, column in choose(burst)]
+        chosen = [(rows[number], columns[column]) for number, column in choose(burst)]
+        for _, info in chosen:
+            policy.turns.take(info.worker)
+        return chosen
 
     def _exclude(self, costs: np.ndarray, request: RouteRequest, columns: list[WorkerInfo]) -> None:
         """Rule out the workers that the request was lost on, if there are others."""

@@ -18,7 +18,7 @@ from hpcserve.config.models import QueueConfig
 from hpcserve.errors import Overloaded, RateLimited
 from hpcserve.types import RequestId, RouteRequest
 
-PATIENCE = 4.0
+PATIENCE = 20.0
 _LEAST_RETRY_S = 1.0
 _MOST_RETRY_S = 60.0
 

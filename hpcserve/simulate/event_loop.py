@@ -248,6 +248,7 @@ class _Replay:
         record.pulled_tokens += sequence.pulled_tokens
         if sequence.prefill_only or (record.assignment is not None and record.assignment.prefill is None):
             record.first_cached_tokens = record.cached_tokens = cached
+            record.prefix_pulled_tokens = sequence.pulled_tokens
         self._router.prefill_done(record.request_id)
         self._has_computed = True
 

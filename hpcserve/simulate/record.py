@@ -26,7 +26,8 @@ class Record:
     ended_at: float | None = None
     first_cached_tokens: int = 0  # of the prompt, found where it was computed, when it first ran
     cached_tokens: int = 0  # the same, or what was found after a preemption, if that is more
-    pulled_tokens: int = 0
+    prefix_pulled_tokens: int = 0  # of the prompt, that whoever computed it fetched from another worker's cache
+    pulled_tokens: int = 0  # the same, and what the decode worker fetched from whoever computed it
     is_rejected: bool = False
 
     @property
@@ -40,6 +41,11 @@ class Record:
         """Time to the last token. Only of a request that has ended."""
         assert self.ended_at is not None
         return self.ended_at - self.arrived_at
+
+    @property
+    def hit_tokens(self) -> int:
+        """Tokens of the prompt that were not computed, because a worker held them."""
+        return max(self.cached_tokens, self.first_cached_tokens + self.prefix_pulled_tokens)
 
     @property
     def mean_itl_s(self) -> float:

@@ -34,8 +34,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ttft_ms: Spread  # over requests
     itl_ms: Spread  # over all gaps between two tokens of a request
     e2e_ms: Spread  # over requests
-    prefix_hit_ratio: float  # prompt tokens found in the cache of the worker that computes the prompt, over all
-    first_hit_ratio: float  # the same, without what was found after a preemption: mostly the request's own blocks
+    prefix_hit_ratio: float  # prompt tokens that a worker held, the one that computes the prompt or another, over all
+    own_hit_ratio: float  # of those, found in the cache of the worker that computes the prompt
+    first_hit_ratio: float  # of those, without what was found after a preemption: mostly the request's own blocks
     kv_pulled_tokens: int  # fetched from other workers, decode workers' own included
     goodput: float  # requests a second that met the SLO
     slo_attainment: float  # share of requests that met it
@@ -50,7 +51,7 @@ def make_report(scenario: Scenario, records: Sequence[Record], gaps: Gaps, stats
     done = [record for record in records if record.ended_at is not None]
     duration_s = max((record.ended_at for record in done if record.ended_at is not None), default=0.0)
     num_good = sum(_is_good(record, scenario) for record in done)
-    prompt_tokens = sum(record.num_prompt for record in done)
+    prompt_tokens = max(1, sum(record.num_prompt for record in done))
     return Report(
         policy=scenario.router.policy,
         workers=scenario.size,
@@ -60,8 +61,9 @@ def make_report(scenario: Scenario, records: Sequence[Record], gaps: Gaps, stats
         ttft_ms=spread([record.ttft_s * 1000 for record in done]),
         itl_ms=_spread_of_gaps(gaps),
         e2e_ms=spread([record.e2e_s * 1000 for record in done]),
-        prefix_hit_ratio=sum(record.cached_tokens for record in done) / prompt_tokens if prompt_tokens else 0.0,
-        first_hit_ratio=sum(record.first_cached_tokens for record in done) / prompt_tokens if prompt_tokens else 0.0,
+        prefix_hit_ratio=sum(record.hit_tokens for record in done) / prompt_tokens,
+        own_hit_ratio=sum(record.cached_tokens for record in done) / prompt_tokens,
+        first_hit_ratio=sum(record.first_cached_tokens for record in done) / prompt_tokens,
         kv_pulled_tokens=sum(record.pulled_tokens for record in done),
         goodput=num_good / duration_s if duration_s else 0.0,
         slo_attainment=num_good / len(records) if records else 0.0,

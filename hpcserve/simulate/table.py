@@ -44,7 +44,7 @@ def _totals(report: Report, *, has_slo: bool) -> list[tuple[str, str]]:
     return [
         ("policy, workers", f"{report.policy}, {report.workers}"),
         ("requests", f"{report.num_requests:,}{rejected}"),
-        ("prefix hits", f"{report.prefix_hit_ratio:.1%} of prompt tokens"),
+        ("prefix hits", f"{report.prefix_hit_ratio:.1%} of prompt tokens, {report.own_hit_ratio:.1%} without pulling"),
         ("KV pulled", f"{report.kv_pulled_tokens:,} tokens"),
         ("goodput", slo),
         ("output", f"{report.output_tokens_per_s:,.0f} tokens/s"),

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from hpcserve.config.models import RouterConfig
-from hpcserve.simulate import Report, TraceRequest, load_trace
+from hpcserve.simulate import Report, load_trace
 from tests.benchmarks.dynamo_replay import Case, Slo, add_arguments, find_problem, run_dynamo, run_ours
 
 POLICIES = get_args(RouterConfig.model_fields["policy"].annotation)
@@ -101,7 +101,7 @@ def compare(args: argparse.Namespace) -> None:
             show_runs(f"Dynamo {router}", kept.rows(Case(router, speed, blocks)))
         baseline = median_of(kept.rows(Case(VARYING, speed, blocks)))
         for policy in args.policies:
-            ours = row_of(run_ours(trace, Case(policy, speed, blocks), slo), trace)
+            ours = row_of(run_ours(trace, Case(policy, speed, blocks), slo))
             goals = GOALS if is_recorded and (speed, blocks) == (1, LARGE) else {}
             missed = set(find_missed(ours, baseline, goals, is_strict=blocks >= LARGE)) if baseline else set()
             show(f"`{policy}`", ours, missed)
@@ -146,9 +146,8 @@ def median_of(rows: list[Row]) -> Row:
     return {name: statistics.median(row[name] for row in rows) for name in COLUMNS} if rows else {}
 
 
-def row_of(report: Report, trace: list[TraceRequest]) -> Row:
+def row_of(report: Report) -> Row:
     """Return our numbers. Hits are prompt tokens found in the worker's cache or pulled from another's."""
-    pulled = report.kv_pulled_tokens / sum(request.num_prompt for request in trace)
     ttft = report.ttft_ms
     values = (
         ttft.mean,
@@ -157,7 +156,7 @@ def row_of(report: Report, trace: list[TraceRequest]) -> Row:
         ttft.p99,
         report.e2e_ms.mean,
         report.itl_ms.p50,
-        100 * (report.prefix_hit_ratio + pulled),
+        100 * report.prefix_hit_ratio,
         report.goodput,
     )
     return dict(zip(COLUMNS, values, strict=True))

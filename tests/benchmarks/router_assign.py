@@ -1,4 +1,6 @@
-"""Prints the time of one `Router.assign` and of its parts: 64 workers, prompts of 16,384 tokens, hashing included.
+"""Prints the time of an assignment (`Router.submit` and `place`) and its parts: 64 workers, 16,384 tokens.
+
+Hashing is included.
 
 Run: python tests/benchmarks/router_assign.py [--workers N] [--tokens N] [--block-size N]
 
@@ -75,7 +77,9 @@ def assign(router: Router, hashes: list, num_tokens: int) -> None:
     request = RouteRequest(
         request_id=RequestId("r"), block_hashes=hashes, num_tokens=num_tokens, max_tokens=128, caller=CALLER
     )
-    router.assign(request, 0.0)
+    router.submit(request, 0.0)
+    if not router.place(0.0):
+        raise SystemExit("the request waits, though all workers are idle")
     router.release(request.request_id)
 
 

@@ -31,7 +31,7 @@ COLUMNS = {
     "TTFT p50": ("median_ttft_ms", lambda r: r.ttft_ms.p50),
     "TTFT p90": ("p90_ttft_ms", lambda r: r.ttft_ms.p90),
     "ITL p50": ("median_itl_ms", lambda r: r.itl_ms.p50),
-    "hits %": ("prefix_cache_reused_ratio", lambda r: r.prefix_hit_ratio),
+    "hits %": ("prefix_cache_reused_ratio", lambda r: r.own_hit_ratio),
     "TTFT p99": ("p99_ttft_ms", lambda r: r.ttft_ms.p99),
     "ITL mean": ("mean_itl_ms", lambda r: r.itl_ms.mean),
     "e2e mean": ("mean_e2e_latency_ms", lambda r: r.e2e_ms.mean),

@@ -137,7 +137,7 @@ def test_leaps_change_nothing(scenario, conversations, monkeypatch, fields):
 def test_preempted_requests_are_finished_and_find_their_own_blocks(scenario, conversations):
     report = replay(scenario(num_blocks=2000, speed=20.0), conversations)
     assert report.num_requests == 200
-    assert report.prefix_hit_ratio > report.first_hit_ratio
+    assert report.own_hit_ratio > report.first_hit_ratio
 
 
 @pytest.mark.parametrize("fields", [{"workers": 0}, {"prefill": 1}, {"decode": 1}, {"speed": 0.0}])

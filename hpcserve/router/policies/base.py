@@ -51,9 +51,17 @@ class Turns:
         """Return the candidate of the lowest `key`, and count it as its turn."""
         last = self._last
         chosen = min(candidates, key=lambda c: (key(c), last.get(c.worker, 0))).worker
-        self._turn += 1
-        last[chosen] = self._turn
+        self.take(chosen)
         return chosen
+
+    def take(self, worker: WorkerId) -> None:
+        """Count a turn of `worker`."""
+        self._turn += 1
+        self._last[worker] = self._turn
+
+    def last(self, worker: WorkerId) -> int:
+        """Return the number of the last turn of `worker`; 0 if it had none."""
+        return self._last.get(worker, 0)
 
     def forget(self, worker: WorkerId) -> None:
         """Drop what is remembered of `worker`."""

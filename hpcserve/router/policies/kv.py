@@ -21,8 +21,8 @@ from hpcserve.router.timing import PASS_TOKENS, decode_steps_ms
 from hpcserve.types import RouteRequest, WorkerId
 
 HARM_PREFILL = 0.5
-HARM_STALL = 0.02
-HARM_GROWTH = 0.05
+HARM_STALL = 0.1
+HARM_GROWTH = 0.1
 OUTPUT_TOKENS = 340  # taken for the length of an answer, which nobody knows: the mean of Mooncake's conversations
 STEP_MS_OF_FULL_CACHE = 54.0  # what a decode step takes longer with a full cache than with an empty one
 ROOM = 0.95  # share of the blocks that may be in use before requests are kept away
@@ -34,15 +34,15 @@ class Kv:
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
-        self._turns = Turns()
+        self.turns = Turns()
 
     def choose(self, candidates: Sequence[Candidate], request: RouteRequest) -> WorkerId:
         """Return the candidate of the lowest cost."""
-        return self._turns.lowest(candidates, lambda c: (self.cost_ms(c), c.load))
+        return self.turns.lowest(candidates, lambda c: (self.cost_ms(c), c.load))
 
     def forget(self, worker: WorkerId) -> None:
         """Drop its turn."""
-        self._turns.forget(worker)
+        self.turns.forget(worker)
 
     def cost_ms(self, c: Candidate) -> float:
         """Return what placing the request there costs."""
