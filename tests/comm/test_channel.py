@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,20 +12,27 @@ import pytest
 
 from hpcserve.comm.channel import Channel, Listener, connect
 from hpcserve.comm.tls import create_identity, security
-from hpcserve.errors import BadRequest, ConnectionLost
+from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Overloaded, RateLimited, Unavailable
 
 
 class Recorder:
     def __init__(self, channel: Channel | None = None) -> None:
         self.channel = channel
+        self.refusal = HpcserveError("no such thing")
         self.messages: list[tuple[str, object]] = []
         self.closed = asyncio.Event()
         self.enough = asyncio.Event()
         self.expected = 1
 
-    async def on_call(self, op: str, body: msgspec.Raw) -> object:
+    def on_call(self, op: str, body: msgspec.Raw) -> Awaitable[object]:
+        self.messages.append((op, msgspec.msgpack.decode(body)))
         if op == "refuse":
-            raise BadRequest("no such thing")
+            raise self.refusal
+        return self.answer(op, body)
+
+    async def answer(self, op: str, body: msgspec.Raw) -> object:
+        if op == "refuse later":
+            raise self.refusal
         if op == "crash":
             raise RuntimeError("boom")
         if op == "hang":
@@ -84,6 +91,7 @@ async def test_a_call_returns_what_the_other_side_answers(identity) -> None:
 
 async def test_messages_arrive_in_order(identity) -> None:
     async with pair(identity) as (channel, _, server):
+        server.messages.clear()
         server.expected = 1000
         for number in range(1000):
             channel.send("n", number)
@@ -91,10 +99,30 @@ async def test_messages_arrive_in_order(identity) -> None:
         assert server.messages == [("n", number) for number in range(1000)]
 
 
-async def test_an_error_of_ours_is_raised_at_the_caller_and_a_crash_is_not_leaked(identity, caplog) -> None:
+async def test_calls_are_handed_over_in_order_with_messages(identity) -> None:
+    async with pair(identity) as (channel, _, server):
+        server.messages.clear()
+        hung_up = asyncio.create_task(channel.call("hang", 1, int, timeout_s=5))
+        await asyncio.sleep(0)
+        channel.send("never mind", 1)
+        await channel.call("echo", 2, int, timeout_s=5)
+        assert server.messages == [("hang", 1), ("never mind", 1), ("echo", 2)]
+        hung_up.cancel()
+
+
+@pytest.mark.parametrize("op", ["refuse", "refuse later"])
+@pytest.mark.parametrize("kind", [BadRequest, Unavailable, Overloaded, RateLimited])
+async def test_an_error_of_ours_is_raised_at_the_caller_with_its_kind(identity, op, kind) -> None:
+    async with pair(identity) as (channel, _, server):
+        server.refusal = kind("no such thing", retry_after_s=7.5)
+        with pytest.raises(HpcserveError, match="no such thing") as caught:
+            await channel.call(op, None, int, timeout_s=5)
+        assert type(caught.value) is kind
+        assert caught.value.retry_after_s == 7.5
+
+
+async def test_a_crash_is_not_leaked_to_the_caller(identity, caplog) -> None:
     async with pair(identity) as (channel, _, _):
-        with pytest.raises(BadRequest, match="no such thing"):
-            await channel.call("refuse", None, int, timeout_s=5)
         with pytest.raises(Exception, match="failed; see the log") as caught:
             await channel.call("crash", None, int, timeout_s=5)
         assert "boom" not in str(caught.value)
