@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hpcserve.errors import HpcserveError, Overloaded, RateLimited, Unavailable
@@ -34,11 +34,22 @@ class Assigner:
     """The one caller of the router's queue. All methods are called on the head's event loop."""
 
     def __init__(
-        self, router: Router, max_wait_s: float, on_tick: Callable[[], None], clock: Callable[[], float] = time.time
+        self,
+        router: Router,
+        max_wait_s: float,
+        *,
+        on_placed: Callable[[Sequence[Assignment]], None],
+        on_tick: Callable[[], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`on_tick` is called once a second while somebody waits, and once more when nobody does any more."""
+        """`max_wait_s` is what the router lets requests wait for.
+
+        `on_placed` is called before those who asked are told. `on_tick` is called once a second while somebody waits,
+        and once more when nobody does any more.
+        """
         self._router = router
         self._max_wait_s = max_wait_s
+        self._on_placed = on_placed
         self._on_tick = on_tick
         self._clock = clock
         self._calls: dict[RequestId, _Call] = {}
@@ -104,7 +115,9 @@ class Assigner:
 
     def _place(self) -> None:
         self._placing = None
-        for assignment in self._router.place(self._clock()):
+        placed = self._router.place(self._clock())
+        self._on_placed(placed)
+        for assignment in placed:
             call = self._calls.pop(assignment.request_id, None)
             if call is None or call.answer.done():
                 log.debug("nobody waits for the assignment of %s any more", assignment.request_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +14,7 @@ from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.errors import BadRequest
 from hpcserve.head.assigner import Assigner
 from hpcserve.router.router import Router
-from hpcserve.types import Assignment, RequestId, RouteRequest, Status
+from hpcserve.types import Assignment, RequestId, RouteRequest, Status, WorkerId
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -41,13 +41,14 @@ class HeadService:
         on_stop: Callable[[StopRequest], None],
     ) -> None:
         """`max_wait_s` is what the router lets requests wait for."""
-        self.assigner = Assigner(router, max_wait_s, self.notify)
+        self.assigner = Assigner(router, max_wait_s, on_placed=self._tell_of_workers, on_tick=self.notify)
         self.make_status = make_status
         self.on_frontend = on_frontend
         self.on_stop = on_stop
         self.peers: set[_Peer] = set()
         self._listener = Listener(self._open, security)
         self._changed = asyncio.Event()
+        self._told: set[WorkerId] = set()  # whose addresses everybody knows
 
     async def start(self, host: str) -> str:
         """Listen and return the address."""
@@ -79,12 +80,19 @@ class HeadService:
         """Tell everybody the status now."""
         if self.peers:
             status = self.make_status()
+            self._told = {info.worker for info in status.workers if info.address is not None}
             for peer in self.peers:
                 peer.channel.send("status", status)
 
     async def flush(self) -> None:
         """Wait a moment for what was told to be on its way."""
         await asyncio.gather(*(peer.channel.flush() for peer in self.peers))
+
+    def _tell_of_workers(self, placed: Sequence[Assignment]) -> None:
+        """Tell the status first if assignments name a worker that nobody knows yet, as one that has just come up."""
+        named = {each.decode for each in placed} | {each.prefill for each in placed} | {each.source for each in placed}
+        if named - self._told - {None}:
+            self.publish()
 
     def _open(self, channel: Channel) -> _Peer:
         return _Peer(self, channel)

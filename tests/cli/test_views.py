@@ -5,13 +5,14 @@ from __future__ import annotations
 from io import StringIO
 from pathlib import Path
 
+import msgspec
 from fake_serve import PENDING, SERVING, make_status, make_worker
 from rich.console import Console
 
 from hpcserve.cli.banner import tunnel
 from hpcserve.cli.describe import one_line, why_hopeless
 from hpcserve.cli.live import LiveLine, LiveTable
-from hpcserve.cli.status_page import status_list
+from hpcserve.cli.status_page import status_list, status_page
 from hpcserve.types import Phase, Status, WorkerState
 
 
@@ -21,6 +22,12 @@ def drawn(logs: Path, *statuses: Status) -> str:
     for status in statuses:
         view.update(status)
     console.print(view.render())
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def page(status: Status) -> str:
+    console = Console(file=StringIO(), width=110)
+    console.print(status_page(status))
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
@@ -60,6 +67,13 @@ def test_while_it_serves_failures_and_warnings_are_told_once() -> None:
 
 def test_one_line_counts_workers_and_requests() -> None:
     assert one_line(SERVING) == "default: serving, 1 of 1 workers READY, 2 running, 1 waiting"
+
+
+def test_those_that_wait_for_a_worker_are_told_of() -> None:
+    crowded = msgspec.structs.replace(SERVING, num_waiting=40)
+    assert one_line(crowded).endswith("2 running, 41 waiting")
+    assert "40 for a worker" in page(crowded)
+    assert "for a worker" not in page(SERVING)
 
 
 def test_a_start_is_hopeless_when_all_that_is_wanted_failed() -> None:

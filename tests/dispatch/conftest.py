@@ -193,8 +193,16 @@ def request(num_prompt: int = 100, max_tokens: int = 10, name: str = "r1") -> En
 
 
 @pytest.fixture
-async def cell(tmp_path: Path) -> AsyncIterator[Cell]:
-    config = Config.model_validate({"engine": {"kind": "mock"}, "frontend": {"reassign_timeout_s": 5}})
+def queue() -> dict[str, object]:
+    """`router.queue`, for tests to choose."""
+    return {}
+
+
+@pytest.fixture
+async def cell(tmp_path: Path, queue: dict[str, object]) -> AsyncIterator[Cell]:
+    config = Config.model_validate(
+        {"engine": {"kind": "mock"}, "frontend": {"reassign_timeout_s": 5}, "router": {"queue": queue}}
+    )
     state = StateDir(tmp_path / "t")
     state.create()
     cert, key = create_identity()

@@ -44,7 +44,11 @@ class Desk:
         self.now = 1000.0
         self.ticked = asyncio.Event()
         self.assigner = Assigner(
-            self.router, self.router._config.queue.max_wait_s, self.ticked.set, clock=lambda: self.now
+            self.router,
+            self.router._config.queue.max_wait_s,
+            on_placed=lambda placed: None,
+            on_tick=self.ticked.set,
+            clock=lambda: self.now,
         )
         for number in range(num_workers):
             self.add(f"both-{number}-t")
