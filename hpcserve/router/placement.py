@@ -59,7 +59,10 @@ class Placement:
         prefill_policy: Policy,
         measure: Callable[[RouteRequest, list[WorkerInfo]], Prompt],
         min_remote_prefill_tokens: int,
+        *,
+        num_per_hand: int = 2,
     ) -> None:
+        """`num_per_hand` requests, 1 or 2, are looked at for each worker that is free: with 1 nobody is overtaken."""
         self._fleet = fleet
         self._book = book
         self._rates = rates
@@ -67,6 +70,7 @@ class Placement:
         self._prefill_policy = prefill_policy
         self._measure = measure
         self._min_remote_prefill_tokens = min_remote_prefill_tokens
+        self._num_per_hand = num_per_hand
         self._candidates = Candidates(book, rates)
 
     def choose_now(self, request: RouteRequest, now: float) -> Choice:
@@ -100,14 +104,16 @@ class Placement:
         num_free = int(free.sum())
         if not num_free and not is_split:
             return
-        rows = self._rows(waiting(min(2 * max(num_free, 1), MOST_AT_ONCE)), [*decoders, *prefillers], now)
+        rows = self._rows(
+            waiting(min(self._num_per_hand * max(num_free, 1), MOST_AT_ONCE)), [*decoders, *prefillers], now
+        )
         if is_split:
             split = [(row, self._choose_split(row, decoders, prefillers)) for row in rows]
             yield from (choice for _, choice in split if choice is not None and choice.prefill is None)
             rows = [row for row, choice in split if choice is not None and choice.prefill is not None]
         if not rows or not num_free:
             return
-        for row, info in self._match(rows[: 2 * num_free], columns, free, is_split=is_split, now=now):
+        for row, info in self._match(rows[: self._num_per_hand * num_free], columns, free, is_split=is_split, now=now):
             if not is_split:
                 is_fallback = self._is_worth_remote_prefill(info, row.prompt)
                 yield Choice(row.waiting.request, row.prompt, info.worker, None, is_fallback)

@@ -52,7 +52,7 @@ class Router:
         self._decode_policy = make_policy(config, block_size, self._rates)
         self._prefill_policy = make_policy(config, block_size, self._rates)  # its turns are its own
         self._placed: dict[RequestId, Assignment] = {}
-        self._waiting = WaitingRoom(config.queue)
+        self._waiting = WaitingRoom(config.queue, is_fcfs=not self._is_kv)
         self._placement = Placement(
             self._fleet,
             self._book,
@@ -61,6 +61,7 @@ class Router:
             self._prefill_policy,
             self._measure,
             config.min_remote_prefill_tokens,
+            num_per_hand=2 if config.queue.order == "shortest" else 1,
         )
         self._counts = Counts()
 

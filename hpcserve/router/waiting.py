@@ -48,8 +48,10 @@ class Waiting:
 class WaitingRoom:
     """Everybody who waits. Taking somebody out, for whatever reason, is `remove`."""
 
-    def __init__(self, config: QueueConfig) -> None:
+    def __init__(self, config: QueueConfig, *, is_fcfs: bool = False) -> None:
+        """`is_fcfs` overrules the configured order."""
         self._config = config
+        self._patience = 0.0 if is_fcfs or config.order == "fcfs" else PATIENCE
         self._by_id: dict[RequestId, Waiting] = {}
         self._classes: dict[_Class, dict[str, list[Waiting]]] = {}  # by tenant, in the order they are due
         self._given_ms: dict[str, float] = {}  # to each tenant that waits, and to others since somebody began to wait
@@ -86,8 +88,7 @@ class WaitingRoom:
         """Let a request wait; one that does already begins anew."""
         self.remove(request.request_id)
         self._num_arrived += 1
-        patience = PATIENCE if self._config.order == "shortest" else 0.0
-        new = Waiting(request, now, work_ms, (now * 1000 + patience * work_ms, self._num_arrived))
+        new = Waiting(request, now, work_ms, (now * 1000 + self._patience * work_ms, self._num_arrived))
         if new.tenant not in self._num_of:
             least = min((self._given_ms.get(tenant, 0.0) for tenant in self._num_of), default=0.0)
             self._given_ms[new.tenant] = max(self._given_ms.get(new.tenant, 0.0), least)

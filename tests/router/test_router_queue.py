@@ -199,3 +199,15 @@ def test_engines_are_told_what_was_asked_for_before_under_kv_only(bench, policy)
     made.router.submit(made.request(3200, hashes=range(100)), NOW)
     (placed,) = made.router.place(NOW)
     assert placed.reused_tokens == (1600 if policy == "kv" else 0)
+
+
+@pytest.mark.parametrize("config", [{"policy": "round_robin"}, {"policy": "kv", "queue": {"order": "fcfs"}}])
+def test_who_came_first_is_placed_first_however_long_it_is(bench, config):
+    made = bench(**config)
+    made.add(Role.BOTH, "a", "b", engine=engine())
+    ids = [submit(made, num_tokens) for num_tokens in (9000, 6400, 100, 200)]
+    placed = list(places(made))
+    assert set(placed) == set(ids[: len(placed)])
+    assert len(placed) >= 2
+    if config["policy"] == "round_robin":
+        assert placed == ids
