@@ -19,6 +19,7 @@ from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.errors import error_response, guard
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.tokenizing import detokenize, tokenize
 from hpcserve.observability.metrics import ServiceMetrics
 
 _BACKLOG = 4096
@@ -42,6 +43,8 @@ def make_app(
     router.add_get("/v1/models/{id:.+}", probes.get_model)
     router.add_post("/v1/chat/completions", create_chat_completion, expect_handler=_expect)
     router.add_post("/v1/completions", create_completion, expect_handler=_expect)
+    router.add_post("/tokenize", tokenize, expect_handler=_expect)
+    router.add_post("/detokenize", detokenize, expect_handler=_expect)
     router.add_get("/health", probes.health)
     router.add_get("/live", probes.live)
     router.add_get("/metrics", probes.metrics)

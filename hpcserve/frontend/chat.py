@@ -16,6 +16,7 @@ from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.generation import Job
 from hpcserve.frontend.logprobs import chat_logprobs
+from hpcserve.frontend.replies import ChatChoice, ChatCompletion, ChatReplyMessage, Usage
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, sampling_of
 from hpcserve.frontend.schemas import ChatBody
 from hpcserve.frontend.streaming import event, stream_job
@@ -92,7 +93,7 @@ class ChatChunks:
         choice["token_ids"] = None
         return self._head + _encode(choice) + b"]}\n\n"
 
-    def usage_chunk(self, usage: dict[str, object]) -> bytes:
+    def usage_chunk(self, usage: Usage) -> bytes:
         """Return the event with the usage and no choices."""
         return event({**self._envelope(), "usage": usage})
 
@@ -106,37 +107,37 @@ class ChatChunks:
         }
 
 
-def _response(job: Job, body: ChatBody, choices: list[Collected], usage: dict[str, object]) -> dict[str, object]:
-    return {
-        "id": job.request_id,
-        "object": "chat.completion",
-        "created": job.created,
-        "model": job.model,
-        "choices": [_choice(index, each, body) for index, each in enumerate(choices)],
-        "service_tier": None,
-        "system_fingerprint": None,
-        "usage": usage,
-        "prompt_logprobs": None,
-        "prompt_token_ids": None,
-        "prompt_text": None,
-        "kv_transfer_params": None,
-    }
+def _response(job: Job, body: ChatBody, choices: list[Collected], usage: Usage) -> ChatCompletion:
+    return ChatCompletion(
+        id=job.request_id,
+        object="chat.completion",
+        created=job.created,
+        model=job.model,
+        choices=[_choice(index, each, body) for index, each in enumerate(choices)],
+        service_tier=None,
+        system_fingerprint=None,
+        usage=usage,
+        prompt_logprobs=None,
+        prompt_token_ids=None,
+        prompt_text=None,
+        kv_transfer_params=None,
+    )
 
 
-def _choice(index: int, collected: Collected, body: ChatBody) -> dict[str, object]:
-    return {
-        "index": index,
-        "message": {
-            "role": "assistant",
-            "content": collected.text,
-            "refusal": None,
-            "annotations": None,
-            "audio": None,
-            "function_call": None,
-            "reasoning": None,
-        },
-        "logprobs": chat_logprobs(collected.logprobs, body.top_logprobs) if body.logprobs else None,
-        "finish_reason": collected.finish_reason,
-        "stop_reason": collected.stop_reason,
-        "token_ids": None,
-    }
+def _choice(index: int, collected: Collected, body: ChatBody) -> ChatChoice:
+    return ChatChoice(
+        index=index,
+        message=ChatReplyMessage(
+            role="assistant",
+            content=collected.text,
+            refusal=None,
+            annotations=None,
+            audio=None,
+            function_call=None,
+            reasoning=None,
+        ),
+        logprobs=chat_logprobs(collected.logprobs, body.top_logprobs) if body.logprobs else None,
+        finish_reason=collected.finish_reason,
+        stop_reason=collected.stop_reason,
+        token_ids=None,
+    )

@@ -9,6 +9,7 @@ from aiohttp import web
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import FRONTEND, RECORD
 from hpcserve.frontend.generation import Generation, Job
+from hpcserve.frontend.replies import Usage
 from hpcserve.types import EngineOutput, FinishReason, TokenLogprob
 
 
@@ -34,7 +35,7 @@ class Collected:
         self.stop_reason = output.stop_reason
 
 
-async def collect_job(request: web.Request, job: Job) -> tuple[list[Collected], dict[str, object]]:
+async def collect_job(request: web.Request, job: Job) -> tuple[list[Collected], Usage]:
     """Run `job`; return its choices and the usage. Raises an `HpcserveError` when one choice fails."""
     collected = [Collected() for _ in job.requests]
 

@@ -18,6 +18,7 @@ from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.generation import Job
 from hpcserve.frontend.logprobs import completion_logprobs
+from hpcserve.frontend.replies import Completion, CompletionChoice, CompletionLogprobs, Usage
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, sampling_of
 from hpcserve.frontend.schemas import CompletionBody
 from hpcserve.frontend.streaming import event, stream_job
@@ -119,11 +120,11 @@ class CompletionChunks:
         }
         return self._head + _encode(choice) + b"]}\n\n"
 
-    def usage_chunk(self, usage: dict[str, object]) -> bytes:
+    def usage_chunk(self, usage: Usage) -> bytes:
         """Return the event with the usage and no choices."""
         return event({**self._envelope(), "usage": usage})
 
-    def _logprobs(self, index: int, output: EngineOutput) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, output: EngineOutput) -> CompletionLogprobs | None:
         if self._num_top is None:
             return None
         offset = self._offsets[index]
@@ -140,30 +141,28 @@ class CompletionChunks:
         }
 
 
-def _response(
-    job: Job, body: CompletionBody, echoes: list[str], choices: list[Collected], usage: dict[str, object]
-) -> dict[str, object]:
-    return {
-        "id": job.request_id,
-        "object": "text_completion",
-        "created": job.created,
-        "model": job.model,
-        "choices": [_choice(index, each, body, echoes[index]) for index, each in enumerate(choices)],
-        "service_tier": None,
-        "system_fingerprint": None,
-        "usage": usage,
-        "kv_transfer_params": None,
-    }
+def _response(job: Job, body: CompletionBody, echoes: list[str], choices: list[Collected], usage: Usage) -> Completion:
+    return Completion(
+        id=job.request_id,
+        object="text_completion",
+        created=job.created,
+        model=job.model,
+        choices=[_choice(index, each, body, echoes[index]) for index, each in enumerate(choices)],
+        service_tier=None,
+        system_fingerprint=None,
+        usage=usage,
+        kv_transfer_params=None,
+    )
 
 
-def _choice(index: int, collected: Collected, body: CompletionBody, echo: str) -> dict[str, object]:
-    return {
-        "index": index,
-        "text": echo + collected.text,
-        "logprobs": None if body.logprobs is None else completion_logprobs(collected.logprobs, body.logprobs),
-        "finish_reason": collected.finish_reason,
-        "stop_reason": collected.stop_reason,
-        "token_ids": None,
-        "prompt_logprobs": None,
-        "prompt_token_ids": None,
-    }
+def _choice(index: int, collected: Collected, body: CompletionBody, echo: str) -> CompletionChoice:
+    return CompletionChoice(
+        index=index,
+        text=echo + collected.text,
+        logprobs=None if body.logprobs is None else completion_logprobs(collected.logprobs, body.logprobs),
+        finish_reason=collected.finish_reason,
+        stop_reason=collected.stop_reason,
+        token_ids=None,
+        prompt_logprobs=None,
+        prompt_token_ids=None,
+    )

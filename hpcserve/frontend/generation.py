@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hpcserve.errors import DeadlineExceeded, EngineError, HpcserveError, Unavailable
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import Frontend, RequestRecord
+from hpcserve.frontend.replies import PromptTokensDetails, Usage
 from hpcserve.types import Caller, EngineOutput, EngineRequest, FinishReason
 
 log = logging.getLogger(__name__)
@@ -125,16 +125,16 @@ class Generation:
             self._record.ttft_s = now - self._record.started_at
             self._metrics.ttft.observe(self._record.ttft_s)
 
-    def usage(self) -> dict[str, Any]:
-        """Return OpenAI's usage object, in vLLM's field order."""
+    def usage(self) -> Usage:
+        """Return what the client is told of the tokens."""
         prompt = self._job.num_prompt_tokens
         generated = sum(each.num_tokens for each in self.choices)
-        return {
-            "prompt_tokens": prompt,
-            "total_tokens": prompt + generated,
-            "completion_tokens": generated,
-            "prompt_tokens_details": {"cached_tokens": self._cached_tokens()},
-        }
+        return Usage(
+            prompt_tokens=prompt,
+            total_tokens=prompt + generated,
+            completion_tokens=generated,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self._cached_tokens()),
+        )
 
     async def _run_all(self) -> None:
         pairs = list(zip(self._job.requests, self.choices, strict=True))

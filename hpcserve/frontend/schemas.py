@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
@@ -88,8 +88,17 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
-NonEmptyText = Annotated[str, AfterValidator(_not_empty)]
-SessionId = Annotated[str, AfterValidator(session_id)]
+NonEmptyText = Annotated[str, AfterValidator(_not_empty), WithJsonSchema({"type": "string", "minLength": 1})]
+SessionId = Annotated[
+    str, AfterValidator(session_id), WithJsonSchema({"type": "string", "pattern": f"^{_SESSION_ID.pattern}$"})
+]
+TokenId = Annotated[int, Field(ge=0, le=_INT32_MAX)]
+# What `_one_or_more` and `_prompts` take, for the description of the API.
+_OneOrMore = NonEmptyText | list[NonEmptyText]
+_TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+_AnyPrompt = (
+    str | Annotated[list[str], Field(min_length=1)] | _TokenIds | Annotated[list[_TokenIds], Field(min_length=1)]
+)
 
 
 class StreamOptions(Body):
@@ -108,7 +117,9 @@ class GenerationBody(Body):
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
-    stop: Annotated[list[NonEmptyText], BeforeValidator(_one_or_more)] = Field(default_factory=list)
+    stop: Annotated[
+        list[NonEmptyText], BeforeValidator(_one_or_more, json_schema_input_type=NonEmptyText | list[NonEmptyText])
+    ] = Field(default_factory=list)
     seed: int | None = Field(None, ge=-_INT64_MAX, le=_INT64_MAX - MAX_CHOICES)  # every choice adds its index
     presence_penalty: float = Field(0.0, ge=-2, le=2)
     frequency_penalty: float = Field(0.0, ge=-2, le=2)
@@ -124,16 +135,25 @@ class GenerationBody(Body):
     repetition_penalty: float | None = Field(None, gt=0, le=100)
     min_tokens: int = Field(0, ge=0)
     ignore_eos: bool = False
-    stop_token_ids: list[Annotated[int, Field(ge=0, le=_INT32_MAX)]] = Field(default_factory=list)
+    stop_token_ids: list[TokenId] = Field(default_factory=list)
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     priority: int | None = Field(None, ge=-_INT32_MAX, le=_INT32_MAX)
     cache_salt: NonEmptyText | None = None
 
 
-class _Message(Body):
+class TextPart(BaseModel):
+    """A part of a message's content. Other fields of it are ignored."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """What somebody said."""
+
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_supported_role)]
-    content: Annotated[str, BeforeValidator(_join_parts)]
+    content: Annotated[str, BeforeValidator(_join_parts, json_schema_input_type=str | list[TextPart])]
     name: str | None = None
 
     def for_template(self) -> dict[str, str]:
@@ -142,7 +162,7 @@ class _Message(Body):
         return {"role": self.role, "content": self.content, **named}
 
 
-Message = Annotated[_Message, BeforeValidator(drop_nulls)]
+Message = Annotated[ChatMessage, BeforeValidator(drop_nulls)]
 
 
 class ChatBody(GenerationBody):
@@ -159,6 +179,36 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """The body of /v1/completions."""
 
-    prompt: Annotated[Any, BeforeValidator(_prompts)]
+    prompt: Annotated[Any, BeforeValidator(_prompts, json_schema_input_type=_AnyPrompt)]
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool = False
+
+
+class TokenizeBody(Body):
+    """What the two forms of /tokenize have in common."""
+
+    model: NonEmptyText | None = None
+    return_token_strs: bool = False
+
+
+class TokenizeTextBody(TokenizeBody):
+    """The body of /tokenize for a plain prompt."""
+
+    prompt: str
+    add_special_tokens: bool = True
+
+
+class TokenizeChatBody(TokenizeBody):
+    """The body of /tokenize for a conversation."""
+
+    messages: list[Message] = Field(min_length=1)
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class DetokenizeBody(Body):
+    """The body of /detokenize."""
+
+    model: NonEmptyText | None = None
+    tokens: list[TokenId]

@@ -12,6 +12,7 @@ from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import FRONTEND, RECORD
 from hpcserve.frontend.errors import error_body
 from hpcserve.frontend.generation import Generation, Job, as_hpcserve_error
+from hpcserve.frontend.replies import Usage
 from hpcserve.frontend.sse import SseStream
 from hpcserve.types import EngineOutput
 
@@ -33,7 +34,7 @@ class ChunkFormat(Protocol):
         """Return the event of any other delta: with logprobs, or with a finish reason."""
         ...
 
-    def usage_chunk(self, usage: dict[str, object]) -> bytes:
+    def usage_chunk(self, usage: Usage) -> bytes:
         """Return the event with the usage."""
         ...
 

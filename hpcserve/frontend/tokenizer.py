@@ -74,31 +74,43 @@ class Tokenizer:
         source = _template_source(model) or BUILTIN_CHAT_TEMPLATE
         return cls(_parse(builtin_tokenizer_json(), "the built-in tokenizer"), ChatTemplate(source, {}))
 
-    async def encode_text(self, text: str) -> list[int]:
-        """Return the ids of a plain prompt, with the special tokens that the tokenizer adds."""
-        return await self._run(len(text), lambda: self._encode(text, add_special_tokens=True))
+    async def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the ids of a plain prompt; the special tokens are those that the tokenizer puts around any text."""
+        return await self._run(len(text), lambda: self._encode(text, add_special_tokens=add_special_tokens))
 
     async def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        add_special_tokens: bool = False,
         extra: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Return the ids of a conversation. Raises `BadRequest` if the template refuses it or there is none."""
+        """Return the ids of a conversation. Raises `BadRequest` if the template refuses it or there is none.
+
+        `add_special_tokens` adds the tokenizer's own to those that the template has written already.
+        """
         template = self._chat_template
         if template is None:
             raise BadRequest("the model has no chat template: set model.chat_template, or use /v1/completions")
 
         def render_and_encode() -> list[int]:
             text = template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
-            return self._encode(text, add_special_tokens=False)
+            return self._encode(text, add_special_tokens=add_special_tokens)
 
         return await self._run(sum(len(each["content"]) for each in messages), render_and_encode)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens included."""
         return str(self._encoder.decode(list(token_ids), skip_special_tokens=False))
+
+    async def decode_text(self, token_ids: Sequence[int]) -> str:
+        """Do as `decode`, without holding up the event loop."""
+        return await self._run(len(token_ids), lambda: self.decode(token_ids))
+
+    async def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        """Return each token as the vocabulary has it, such as "Ġthe"; empty for ids that it leaves out."""
+        return await self._run(len(token_ids), lambda: [self._encoder.id_to_token(each) or "" for each in token_ids])
 
     def close(self) -> None:
         """End the threads, without waiting for what they do."""

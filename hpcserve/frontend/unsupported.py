@@ -60,6 +60,10 @@ COMPLETION: dict[str, tuple[Any, ...]] = _GENERATION | {
     "add_special_tokens": (True,),
     "prompt_embeds": (),
 }
+TOKENIZE_CHAT: dict[str, tuple[Any, ...]] = {
+    name: CHAT[name]
+    for name in ("tools", "continue_final_message", "chat_template", "documents", "mm_processor_kwargs")
+} | {"media_io_kwargs": ()}
 MESSAGE: dict[str, tuple[Any, ...]] = {
     "tool_calls": ([],),
     "tool_call_id": (),

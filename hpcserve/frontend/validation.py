@@ -9,7 +9,14 @@ from pydantic_core import ErrorDetails
 
 from hpcserve.errors import BadRequest, Unsupported, did_you_mean
 from hpcserve.frontend import unsupported
-from hpcserve.frontend.schemas import Body, ChatBody, CompletionBody
+from hpcserve.frontend.schemas import (
+    Body,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeChatBody,
+    TokenizeTextBody,
+)
 
 B = TypeVar("B", bound=Body)
 
@@ -34,13 +41,7 @@ _BOUNDS = {
 
 def parse_chat(raw: dict[str, Any]) -> ChatBody:
     """Validate the body of a chat completion. Raises `BadRequest`."""
-    fields = unsupported.strip_unsupported(raw, unsupported.CHAT)
-    if isinstance(fields.get("messages"), list):
-        fields["messages"] = [
-            unsupported.strip_unsupported(each, unsupported.MESSAGE, f"messages[{i}].") if type(each) is dict else each
-            for i, each in enumerate(fields["messages"])
-        ]
-    body = _validate(ChatBody, fields)
+    body = _validate(ChatBody, _strip_chat(raw, unsupported.CHAT))
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
@@ -60,6 +61,32 @@ def parse_completion(raw: dict[str, Any]) -> CompletionBody:
     if body.echo and body.logprobs is not None:
         raise BadRequest("logprobs with echo is not supported; leave one of them out", param="logprobs")
     return body
+
+
+def parse_tokenize(raw: dict[str, Any]) -> TokenizeTextBody | TokenizeChatBody:
+    """Validate the body of /tokenize, in either of its forms. Raises `BadRequest`."""
+    if raw.get("messages") is not None:
+        if raw.get("prompt") is not None:
+            raise BadRequest("send either prompt or messages, not both", param="prompt")
+        return _validate(TokenizeChatBody, _strip_chat(raw, unsupported.TOKENIZE_CHAT))
+    if raw.get("prompt") is None:
+        raise BadRequest("prompt or messages is required", param="prompt")
+    return _validate(TokenizeTextBody, unsupported.strip_unsupported(raw, {}))
+
+
+def parse_detokenize(raw: dict[str, Any]) -> DetokenizeBody:
+    """Validate the body of /detokenize. Raises `BadRequest`."""
+    return _validate(DetokenizeBody, unsupported.strip_unsupported(raw, {}))
+
+
+def _strip_chat(raw: dict[str, Any], known: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    fields = unsupported.strip_unsupported(raw, known)
+    if isinstance(fields.get("messages"), list):
+        fields["messages"] = [
+            unsupported.strip_unsupported(each, unsupported.MESSAGE, f"messages[{i}].") if type(each) is dict else each
+            for i, each in enumerate(fields["messages"])
+        ]
+    return fields
 
 
 def _validate(schema: type[B], fields: dict[str, Any]) -> B:

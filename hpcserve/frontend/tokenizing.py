@@ -1,0 +1,50 @@
+"""POST /tokenize and /detokenize: the frontend's own tokenizer for clients, with the fields of vLLM's server."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from hpcserve.errors import BadRequest
+from hpcserve.frontend.admission import admit, check_model
+from hpcserve.frontend.body import read_object
+from hpcserve.frontend.context import FRONTEND
+from hpcserve.frontend.errors import json_response
+from hpcserve.frontend.replies import Detokenized, Tokenized
+from hpcserve.frontend.schemas import TokenizeChatBody, TokenizeTextBody
+from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.validation import parse_detokenize, parse_tokenize
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    """Return the ids that a prompt or a conversation would be sent to an engine with, however long it is."""
+    frontend = request.app[FRONTEND]
+    body = parse_tokenize(await read_object(request))
+    context = admit(frontend, body.model or frontend.config.served_name)
+    token_ids = await _encode(frontend.tokenizer, body)
+    strings = await frontend.tokenizer.token_strings(token_ids) if body.return_token_strs else None
+    reply = Tokenized(count=len(token_ids), max_model_len=context, tokens=token_ids, token_strs=strings)
+    return json_response(msgspec.json.encode(reply))
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    """Return the text of token ids, special tokens included. Needs no worker."""
+    frontend = request.app[FRONTEND]
+    body = parse_detokenize(await read_object(request))
+    check_model(frontend, body.model or frontend.config.served_name)
+    largest, size = max(body.tokens, default=0), frontend.tokenizer.vocab_size
+    if largest >= size:
+        raise BadRequest(f"token id {largest} is not in the vocabulary of {size} tokens", param="tokens")
+    text = await frontend.tokenizer.decode_text(body.tokens)
+    return json_response(msgspec.json.encode(Detokenized(prompt=text)))
+
+
+async def _encode(tokenizer: Tokenizer, body: TokenizeTextBody | TokenizeChatBody) -> list[int]:
+    if isinstance(body, TokenizeTextBody):
+        return await tokenizer.encode_text(body.prompt, add_special_tokens=body.add_special_tokens)
+    return await tokenizer.encode_chat(
+        [message.for_template() for message in body.messages],
+        add_generation_prompt=body.add_generation_prompt,
+        add_special_tokens=body.add_special_tokens,
+        extra=body.chat_template_kwargs,
+    )
