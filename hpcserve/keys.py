@@ -6,15 +6,13 @@ finds by trying, and it would cost every request.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import secrets
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,16 +20,16 @@ from typing import Annotated
 import msgspec
 
 from hpcserve.errors import ConfigError, DeploymentError, did_you_mean
+from hpcserve.file_lock import locked
 from hpcserve.state import StateDir
 
 OWNER = "default"
 """The tenant of the deployment's own key (`StateDir.key_file`), which is not in the file of keys."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z"
-_LOCK_TIMEOUT_S = 10.0
-_LOCK_RETRY_S = 0.02
 
 Limit = Annotated[int, msgspec.Meta(ge=1)]
+Models = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)]
 Stamp = tuple[int, int, int]
 """Inode, time of change in ns, and size of the file: differ after every replacement."""
 
@@ -53,6 +51,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, f
     expires: float | None = None  # Unix time
     priority: int = 0  # class: the tenant's requests run at this or later; lower runs first
     limits: Limits = Limits()
+    models: Models | None = None  # by their names in the API; None: all
 
     def is_expired(self, now: float) -> bool:
         """Whether it opens nothing any more at the Unix time `now`."""
@@ -103,12 +102,16 @@ class KeyFile:
         expires: float | None = None,
         priority: int = 0,
         limits: Limits | None = None,
+        models: Sequence[str] = (),
     ) -> str:
         """Add a tenant and return its key, which is stored nowhere. `now` and `expires` are Unix times.
 
-        Raises `ConfigError` for a name that cannot be one, or that a tenant already has.
+        Without `models` the key is good for all. Raises `ConfigError` for a name that cannot be one, or that a tenant
+        already has, and for a model without a name.
         """
         _check_name(name)
+        if not all(models):
+            raise ConfigError("a model needs a name; without --model a key is good for all")
         key = f"sk-{secrets.token_urlsafe(32)}"
         record = KeyRecord(
             name=name,
@@ -117,6 +120,7 @@ class KeyFile:
             expires=expires,
             priority=priority,
             limits=limits or Limits(),
+            models=tuple(dict.fromkeys(models)) or None,
         )
         with self._locked():
             records = self.read()
@@ -145,14 +149,8 @@ class KeyFile:
     def _write(self, records: Sequence[KeyRecord]) -> None:
         self._state.write_private(self.path, msgspec.json.format(msgspec.json.encode(records)))
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        file = os.open(self._state.path / "keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            _lock(file, self._state.path)
-            yield
-        finally:
-            os.close(file)
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self._state.path / "keys.lock")
 
 
 def digest(key: str) -> bytes:
@@ -179,20 +177,3 @@ def _check_name(name: str) -> None:
             f"{name[:80]!r} cannot be the name of a key: at most 64 letters, digits and ._@-, "
             "beginning with a letter or digit"
         )
-
-
-def _lock(file: int, path: Path) -> None:
-    """Wait for the lock; it is held for as long as a small file takes to write."""
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
-    while True:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except (BlockingIOError, PermissionError) as err:
-            if time.monotonic() > deadline:
-                raise DeploymentError(f"another process has been changing the keys in {path} for too long") from err
-        except OSError as err:
-            raise DeploymentError(
-                f"{path} is on a file system without locks ({err.strerror}); set HPCSERVE_STATE_DIR to one with them"
-            ) from err
-        time.sleep(_LOCK_RETRY_S)

@@ -80,6 +80,7 @@ def test_an_unknown_name_gets_the_nearest(keys: KeyFile) -> None:
         "[{}]",
         '[{"name": "a", "sha256": "00", "created": 0}]',
         '[{"name": "a", "sha256": "%s", "created": 0, "models": []}]' % ("0" * 64),
+        '[{"name": "a", "sha256": "%s", "created": 0, "regions": []}]' % ("0" * 64),
         '[{"name": "a\\n", "sha256": "%s", "created": 0}]' % ("0" * 64),
         '[{"name": "default", "sha256": "%s", "created": 0}]' % ("0" * 64),
         '[{"name": "a", "sha256": "%s", "created": 0, "limits": {"max_concurrent": 0}}]' % ("0" * 64),

@@ -13,6 +13,7 @@ COMMANDS = {
     "down": "Stop a deployment; return when nothing of it is left.",
     "key": "Print the API key of a deployment.",
     "keys": "Add, list and revoke the API keys of tenants.",
+    "usage": "Print what each tenant has used, in requests and tokens.",
     "config": "Show the configuration, its schema, or which file is read.",
     "tiny-model": "Make a small model to try things out with.",
     "bench": "Measure an engine and fit the timing model that simulate reads.",

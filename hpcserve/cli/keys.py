@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpcserve.cli.columns import print_columns
 from hpcserve.cli.deployment import find, name_option
 from hpcserve.cli.expiry import as_day, parse_expiry
 
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
     from hpcserve.state import StateDir
 
 _AT_LEAST_ONE = click.IntRange(min=1)
-_COLUMNS: tuple[str, ...] = ("NAME", "CREATED", "EXPIRES", "PRIORITY", "REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT")
+_COLUMNS: tuple[str, ...] = (
+    "NAME",
+    "CREATED",
+    "EXPIRES",
+    "PRIORITY",
+    "REQUESTS/MIN",
+    "TOKENS/MIN",
+    "CONCURRENT",
+    "MODELS",
+)
 _INT32 = click.IntRange(-(2**31 - 1), 2**31 - 1)
 
 
@@ -38,6 +48,7 @@ def command() -> None:
 @click.option("--requests-per-minute", type=_AT_LEAST_ONE, metavar="N", help="More get a 429.  [default: no limit]")
 @click.option("--tokens-per-minute", type=_AT_LEAST_ONE, metavar="N", help="Of prompts and answers together.")
 @click.option("--max-concurrent", type=_AT_LEAST_ONE, metavar="N", help="Requests under way at once.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="The only one it may use; repeatable.")
 def add(
     tenant: str,
     name: str | None,
@@ -46,6 +57,7 @@ def add(
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
     max_concurrent: int | None,
+    models: tuple[str, ...],
 ) -> None:
     """Make and print the key of tenant NAME.
 
@@ -59,9 +71,10 @@ def add(
         requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, max_concurrent=max_concurrent
     )
     until = parse_expiry(expires, now) if expires is not None else None
-    click.echo(KeyFile(state).add(tenant, now=now, expires=until, priority=priority, limits=limits))
+    click.echo(KeyFile(state).add(tenant, now=now, expires=until, priority=priority, limits=limits, models=models))
     click.echo(f"the key of {tenant!r}, not to be shown again; it is valid within a second", err=True)
     _note_open_door(state)
+    _note_other_models(state, models)
 
 
 @command.command("list")
@@ -78,13 +91,7 @@ def list_keys(name: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_as_dict(each, now) for each in records]))
         return
-    rows: list[tuple[str, ...]] = [
-        ("NAME", "CREATED", "EXPIRES", "PRIORITY", "REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT")
-    ]
-    rows += [_row(each, now) for each in records]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_columns([_COLUMNS, *(_row(each, now) for each in records)])
 
 
 def _complete_tenant(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -122,6 +129,7 @@ def _as_dict(record: KeyRecord, now: float) -> dict[str, Any]:
         "requests_per_minute": record.limits.requests_per_minute,
         "tokens_per_minute": record.limits.tokens_per_minute,
         "max_concurrent": record.limits.max_concurrent,
+        "models": None if record.models is None else list(record.models),
     }
 
 
@@ -134,6 +142,7 @@ def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
         expires + (" (expired)" if record.is_expired(now) else ""),
         str(record.priority),
         *("-" if limit is None else str(limit) for limit in limits),
+        "all" if record.models is None else ", ".join(record.models),
     )
 
 
@@ -144,3 +153,10 @@ def _note_open_door(state: StateDir) -> None:
     config = state.read_config()
     if not auth_required(config, config.cluster.kind, config.frontend.host):
         click.echo(f"note: {state.name} asks nobody for a key (security.auth is {config.security.auth})", err=True)
+
+
+def _note_other_models(state: StateDir, models: tuple[str, ...]) -> None:
+    """Say so where the key opens nothing now: a model's name is easily mistyped."""
+    served = state.read_config().served_name
+    if models and served not in models:
+        click.echo(f"note: {state.name} serves {served!r}, which this key is not good for", err=True)

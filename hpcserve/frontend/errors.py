@@ -109,8 +109,7 @@ def _account(request: web.Request, record: RequestRecord, status: int) -> None:
     metrics, tenant = request.app[FRONTEND].metrics, record.tenant.name
     metrics.requests[route, status] += 1
     if tenant:
-        metrics.tenants[tenant].requests += 1
-        metrics.tenants[tenant].rate_limited += status == RateLimited.http_status
+        metrics.tenants[tenant].count_request(is_rate_limited=status == RateLimited.http_status, now=time.time())
     level = logging.INFO if request.method == "POST" else logging.DEBUG
     if not log.isEnabledFor(level):
         return

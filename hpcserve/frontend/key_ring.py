@@ -113,4 +113,5 @@ def _entry(digest_of_key: bytes, tenant: Tenant) -> dict[bytes, tuple[bytes, Ten
 def _set_terms(tenant: Tenant, record: KeyRecord) -> None:
     tenant.priority = record.priority
     tenant.expires = record.expires
+    tenant.models = None if record.models is None else frozenset(record.models)
     tenant.meter.limit_to(record.limits)

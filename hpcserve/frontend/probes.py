@@ -8,22 +8,24 @@ from aiohttp import web
 from hpcserve.errors import Unavailable
 from hpcserve.frontend.admission import check_model
 from hpcserve.frontend.backend import context_length, why_not_ready
-from hpcserve.frontend.context import FRONTEND, Frontend
+from hpcserve.frontend.context import FRONTEND, RECORD, Frontend
 from hpcserve.frontend.errors import error_response, json_response
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models: the served model, or nothing while no worker is ready."""
+    """GET /v1/models: the served model; nothing while no worker is ready, or for a key that is not good for it."""
     frontend = request.app[FRONTEND]
     is_ready = why_not_ready(frontend.backend.status()) is None
-    return json_response(msgspec.json.encode({"object": "list", "data": [_model(frontend)] if is_ready else []}))
+    is_shown = is_ready and request[RECORD].tenant.may_use(frontend.config.served_name)
+    return json_response(msgspec.json.encode({"object": "list", "data": [_model(frontend)] if is_shown else []}))
 
 
 async def get_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}."""
     frontend = request.app[FRONTEND]
+    request[RECORD].tenant.check_model(request.match_info["id"])
     check_model(frontend, request.match_info["id"])
     reason = why_not_ready(frontend.backend.status())
     if reason is not None:
@@ -46,8 +48,9 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics: Prometheus' text format."""
-    return web.Response(body=request.app[FRONTEND].metrics.render(), headers={"Content-Type": _METRICS_TYPE})
+    """GET /metrics: Prometheus' text format. What each tenant used, only the deployment's own key is told."""
+    text = request.app[FRONTEND].metrics.render(with_tenants=request[RECORD].tenant.sees_tenants)
+    return web.Response(body=text, headers={"Content-Type": _METRICS_TYPE})
 
 
 def _model(frontend: Frontend) -> dict[str, object]:

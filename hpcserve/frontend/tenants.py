@@ -7,8 +7,9 @@ import hmac
 import time
 from dataclasses import dataclass
 
+from hpcserve.errors import ModelNotFound
 from hpcserve.frontend.limits import Meter
-from hpcserve.keys import Limits
+from hpcserve.keys import OWNER, Limits
 
 _SALT_BYTES = 16  # nobody meets one of 128 bits by chance
 
@@ -22,6 +23,22 @@ class Tenant:
     priority: int | None = None  # class; None: whatever the request says
     salt_key: bytes | None = None  # None: its prefixes may be shared with others
     expires: float | None = None  # Unix time
+    models: frozenset[str] | None = None  # that it may use; None: all
+
+    @property
+    def sees_tenants(self) -> bool:
+        """Whether it may know what the others used: the operator may, and everybody where there are no others."""
+        return self.name in ("", OWNER)
+
+    def may_use(self, model: str) -> bool:
+        """Whether its key is good for `model`."""
+        return self.models is None or model in self.models
+
+    def check_model(self, model: str) -> None:
+        """Raise `ModelNotFound` for a model that its key is not good for; whether there is one is not told."""
+        if not self.may_use(model):
+            message = f"the model {model[:100]!r} does not exist, or your key is not good for it; see /v1/models"
+            raise ModelNotFound(message, param="model")
 
     def priority_of(self, asked: int | None) -> int:
         """Return the priority of a request that asks for `asked`: never ahead of the tenant's class."""

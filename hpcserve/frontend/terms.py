@@ -24,8 +24,12 @@ class Terms:
 
 
 def terms_of(request: web.Request, body: GenerationBody) -> Terms:
-    """Return the terms of a request whose key was checked. Raises `BadRequest` for a wrong session header."""
+    """Return the terms of a request whose key was checked.
+
+    Raises `ModelNotFound` for a model that the key is not good for, `BadRequest` for a wrong session header.
+    """
     tenant = request[RECORD].tenant
+    tenant.check_model(body.model)
     return Terms(
         caller=Caller(tenant=tenant.name, session=_header_session(request) or body.prompt_cache_key),
         priority=tenant.priority_of(body.priority),

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hpcserve.observability.tenant_metrics import TenantCounts, tenant_families
+from hpcserve.observability.tenant_metrics import TenantCollector, TenantCounts
 from hpcserve.observability.worker_metrics import worker_families
 from hpcserve.types import Status
 
@@ -89,10 +89,13 @@ class ServiceMetrics(Collector):
         self.e2e = LocalHistogram("hpcserve_e2e_request_latency_seconds", "From request to last delta.", _E2E_S)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        self._of_tenants = CollectorRegistry(auto_describe=False)
+        self._of_tenants.register(TenantCollector(self.tenants))
 
-    def render(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def render(self, *, with_tenants: bool = True) -> bytes:
+        """Return all metrics in Prometheus' text format, or all that name no tenant."""
+        text = generate_latest(self._registry)
+        return text + generate_latest(self._of_tenants) if with_tenants else text
 
     def collect(self) -> Iterable[Metric]:
         """Yield every family, as `prometheus_client` asks for them."""
@@ -105,7 +108,6 @@ class ServiceMetrics(Collector):
         yield GaugeMetricFamily("hpcserve_queued_requests", "Requests without a first token yet.", value=self.queued)
         for histogram in (self.ttft, self.itl, self.e2e, self._dispatch.queue):
             yield histogram.family()
-        yield from tenant_families(self.tenants)
         yield from worker_families(self._status())
 
     def _plain_counters(self) -> list[tuple[str, str, int]]:

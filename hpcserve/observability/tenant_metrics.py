@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 
 @dataclass
@@ -17,6 +18,28 @@ class TenantCounts:
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of the prompts' tokens, found in a prefix cache
     generated_tokens: int = 0
+    first_used: float | None = None  # Unix time
+    last_used: float | None = None  # Unix time
+
+    def count_request(self, *, is_rate_limited: bool, now: float) -> None:
+        """Count one HTTP request that ended at the Unix time `now`."""
+        self.requests += 1
+        self.rate_limited += is_rate_limited
+        if self.first_used is None:
+            self.first_used = now
+        self.last_used = now
+
+
+class TenantCollector(Collector):
+    """The families of tenants, apart from the others: they name who else there is."""
+
+    def __init__(self, tenants: Mapping[str, TenantCounts]) -> None:
+        """`tenants` are read at every scrape."""
+        self._tenants = tenants
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every family, as `prometheus_client` asks for them."""
+        return tenant_families(self._tenants)
 
 
 def tenant_families(tenants: Mapping[str, TenantCounts]) -> Iterable[Metric]:

@@ -23,10 +23,12 @@ from hpcserve.frontend.app import make_app, start_site
 from hpcserve.frontend.auth import auth_required
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.usage_recorder import UsageRecorder
 from hpcserve.keys import KeyFile
 from hpcserve.observability.logging import configure_logging
 from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
 from hpcserve.state import StateDir
+from hpcserve.usage import UsageFile
 
 log = logging.getLogger("hpcserve.frontend")
 
@@ -45,6 +47,7 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         metrics = ServiceMetrics(dispatcher.status, counts)
         tokenizer = Tokenizer.load(config.model)
         stack.callback(tokenizer.close)
+        await stack.enter_async_context(UsageRecorder(metrics.tenants, UsageFile(state)))
         app = make_app(config, dispatcher, keys=_keys(config, state), tokenizer=tokenizer, metrics=metrics)
         site = await start_site(app, config.frontend.host, config.frontend.port)
         stack.push_async_callback(site.close)

@@ -53,12 +53,29 @@ def test_limits_priority_and_expiry_are_kept(run, state: StateDir) -> None:
         "requests_per_minute": 60,
         "tokens_per_minute": 9000,
         "max_concurrent": 4,
+        "models": None,
     }
     assert (bob["expires"], bob["requests_per_minute"]) == (None, None)
     head, first, second = run("keys", "list").stdout.splitlines()
-    assert head.split() == ["NAME", "CREATED", "EXPIRES", "PRIORITY", "REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT"]
-    assert first.split()[-4:] == ["-1", "60", "9000", "4"]
-    assert second.split()[-5:] == ["never", "0", "-", "-", "-"]
+    assert head.split()[:4] == ["NAME", "CREATED", "EXPIRES", "PRIORITY"]
+    assert head.split()[4:] == ["REQUESTS/MIN", "TOKENS/MIN", "CONCURRENT", "MODELS"]
+    assert first.split()[-5:] == ["-1", "60", "9000", "4", "all"]
+    assert second.split()[-6:] == ["never", "0", "-", "-", "-", "all"]
+
+
+def test_a_key_may_be_good_for_some_models_only(run, state: StateDir) -> None:
+    result = run("keys", "add", "alice", "--model", "mock", "--model", "mock", "--model", "big/one")
+    assert result.exit_code == 0
+    assert "note" not in result.stderr
+    assert KeyFile(state).read()[0].models == ("mock", "big/one")
+    assert json.loads(run("keys", "list", "--json").stdout)[0]["models"] == ["mock", "big/one"]
+    assert run("keys", "list").stdout.splitlines()[1].endswith("mock, big/one")
+
+
+def test_a_model_that_is_not_served_is_noted(run, state: StateDir) -> None:
+    result = run("keys", "add", "alice", "--model", "mokc")
+    assert result.exit_code == 0
+    assert "note: default serves 'mock', which this key is not good for" in result.stderr
 
 
 def test_an_expired_key_is_listed_as_such(run, state: StateDir) -> None:
@@ -83,6 +100,7 @@ def test_revoke_removes_one(run, state: StateDir) -> None:
         (("add", "bob", "--expires", "soon"), "'soon' is no time: give one such as 90m, 12h, 30d or 8w"),
         (("add", "bob", "--expires", "2001-01-01"), "'2001-01-01' is over already"),
         (("add", "bob", "--max-concurrent", "0"), "0 is not in the range"),
+        (("add", "bob", "--model", ""), "a model needs a name"),
         (("revoke", "alcie"), "no key called 'alcie'; did you mean 'alice'?"),
     ],
 )

@@ -8,7 +8,15 @@ from hpcserve.errors import DeploymentError
 from hpcserve.keys import KeyRecord, Limits, Snapshot, Stamp, digest
 
 
-def record(name: str, key: str, *, priority: int = 0, expires: float | None = None, **limits: int) -> KeyRecord:
+def record(
+    name: str,
+    key: str,
+    *,
+    priority: int = 0,
+    expires: float | None = None,
+    models: tuple[str, ...] | None = None,
+    **limits: int,
+) -> KeyRecord:
     return KeyRecord(
         name=name,
         sha256=digest(key).hex(),
@@ -16,6 +24,7 @@ def record(name: str, key: str, *, priority: int = 0, expires: float | None = No
         expires=expires,
         priority=priority,
         limits=Limits(**limits),
+        models=models,
     )
 
 

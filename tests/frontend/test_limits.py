@@ -153,7 +153,7 @@ async def test_each_tenant_is_counted_by_name_and_no_key_shows(make_server, cloc
     for _ in range(3):
         await post(server, ALICE)
     await post(server, {"Authorization": "Bearer sk-wrong"})
-    async with server.http.get(server.url + "/metrics", headers=BOB) as response:
+    async with server.http.get(server.url + "/metrics", headers={"x-api-key": "sk-own"}) as response:
         text = await response.text()
     for line in (
         'hpcserve_tenant_requests_total{tenant="alice"} 3.0',
