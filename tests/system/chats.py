@@ -87,6 +87,13 @@ async def stream_chats_while(
     return chats
 
 
+async def metric(session: aiohttp.ClientSession, name: str) -> float:
+    """Return a metric of the frontend, added up over its labels."""
+    async with session.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split()[0] == name)
+
+
 def _take(chat: Chat, chunk: dict[str, Any]) -> None:
     if "error" in chunk:
         chat.error = chunk["error"]["message"]

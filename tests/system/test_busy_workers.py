@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from tests.system.chats import session_for
+from tests.system.chats import metric, session_for
 from tests.system.conftest import Deployment
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -45,12 +45,6 @@ async def ask(session: aiohttp.ClientSession, name: str) -> Reply:
     *_, usage, done = [line for line in text.splitlines() if line]
     assert done == "data: [DONE]"
     return Reply(200, num_prompt_tokens=json.loads(usage.removeprefix("data: "))["usage"]["prompt_tokens"])
-
-
-async def metric(session: aiohttp.ClientSession, name: str) -> float:
-    async with session.get("/metrics") as response:
-        lines = (await response.text()).splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split()[0] == name)
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
