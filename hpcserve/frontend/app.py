@@ -16,6 +16,7 @@ from hpcserve.frontend.body import check_declared_size
 from hpcserve.frontend.chat import create_chat_completion
 from hpcserve.frontend.completions import create_completion
 from hpcserve.frontend.context import FRONTEND, Frontend
+from hpcserve.frontend.description import Description
 from hpcserve.frontend.errors import error_response, guard
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.tokenizer import Tokenizer
@@ -48,6 +49,9 @@ def make_app(
     router.add_get("/health", probes.health)
     router.add_get("/live", probes.live)
     router.add_get("/metrics", probes.metrics)
+    description = Description(has_keys=keys is not None)
+    router.add_get("/openapi.json", description.document)
+    router.add_get("/docs", description.page)
     return app
 
 

@@ -12,7 +12,7 @@ from hpcserve.errors import Unauthorized
 from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.key_ring import KeyRing
 
-_OPEN_PATHS = frozenset({"/health", "/live"})
+_OPEN_PATHS = frozenset({"/health", "/live", "/openapi.json", "/docs"})
 
 
 def auth_required(config: Config, cluster_kind: str, host: str) -> bool:
@@ -22,11 +22,11 @@ def auth_required(config: Config, cluster_kind: str, host: str) -> bool:
     """
     if config.security.auth != "auto":
         return config.security.auth == "on"
-    return cluster_kind != "local" or not _is_loopback(host)
+    return cluster_kind != "local" or not is_loopback(host)
 
 
 def require_key(keys: KeyRing) -> Middleware:
-    """Return a middleware that lets through only requests with one of `keys`; probes stay open.
+    """Return a middleware that lets through only requests with one of `keys`; probes and descriptions stay open.
 
     It notes whose key it was. What is posted counts against the limits of that tenant, before its body is read.
     """
@@ -54,7 +54,8 @@ def _key_of(request: web.Request) -> str:
     return key
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server on `host`."""
     if host == "localhost":
         return True
     try:

@@ -10,6 +10,7 @@ from hpcserve.frontend.admission import check_model
 from hpcserve.frontend.backend import context_length, why_not_ready
 from hpcserve.frontend.context import FRONTEND, RECORD, Frontend
 from hpcserve.frontend.errors import error_response, json_response
+from hpcserve.frontend.replies import Alive, Healthy, Model, ModelList
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -19,7 +20,7 @@ async def list_models(request: web.Request) -> web.Response:
     frontend = request.app[FRONTEND]
     is_ready = why_not_ready(frontend.backend.status()) is None
     is_shown = is_ready and request[RECORD].tenant.may_use(frontend.config.served_name)
-    return json_response(msgspec.json.encode({"object": "list", "data": [_model(frontend)] if is_shown else []}))
+    return json_response(msgspec.json.encode(ModelList(object="list", data=[_model(frontend)] if is_shown else [])))
 
 
 async def get_model(request: web.Request) -> web.Response:
@@ -39,12 +40,12 @@ async def health(request: web.Request) -> web.Response:
     reason = why_not_ready(status)
     if reason is not None:
         return error_response(Unavailable(reason))
-    return json_response(msgspec.json.encode({"status": "ok", "phase": str(status.phase)}))
+    return json_response(msgspec.json.encode(Healthy(status="ok", phase=str(status.phase))))
 
 
 async def live(request: web.Request) -> web.Response:
     """GET /live: the process answers; nothing else is claimed."""
-    return json_response(b'{"status":"ok"}')
+    return json_response(msgspec.json.encode(Alive(status="ok")))
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -53,14 +54,14 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": _METRICS_TYPE})
 
 
-def _model(frontend: Frontend) -> dict[str, object]:
+def _model(frontend: Frontend) -> Model:
     name = frontend.config.served_name
-    return {
-        "id": name,
-        "object": "model",
-        "created": frontend.created_at,
-        "owned_by": "hpcserve",
-        "root": name,
-        "parent": None,
-        "max_model_len": context_length(frontend.backend.status()),
-    }
+    return Model(
+        id=name,
+        object="model",
+        created=frontend.created_at,
+        owned_by="hpcserve",
+        root=name,
+        parent=None,
+        max_model_len=context_length(frontend.backend.status()),
+    )

@@ -1,0 +1,77 @@
+"""What the HTTP API offers, operation by operation: what goes in, what comes out, and which errors. Serves nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcserve import errors
+from hpcserve.errors import HpcserveError
+from hpcserve.frontend import replies
+from hpcserve.frontend.replies import Reply
+from hpcserve.frontend.schemas import (
+    Body,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TokenizeChatBody,
+    TokenizeTextBody,
+)
+
+Errors = tuple[type[HpcserveError], ...]
+
+_POST: Errors = (errors.BadRequest, errors.ModelNotFound, errors.BodyTooSlow, errors.BodyTooLarge, errors.RateLimited)
+_GENERATE: Errors = (
+    *_POST,
+    errors.ContextTooLong,
+    errors.Unsupported,
+    errors.EngineError,
+    errors.Unavailable,
+    errors.Overloaded,
+    errors.DeadlineExceeded,
+)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    summary: str
+    reply: type[Reply] | str  # a JSON object, or the content type of something else
+    event: type[Reply] | None = None  # of the stream that it may answer with instead
+    body: tuple[type[Body], ...] = ()  # any of these
+    errors: Errors = ()
+    needs_key: bool = True  # where keys are asked for at all
+
+
+OPERATIONS = (
+    Operation(
+        "POST", "/v1/chat/completions", "Continue a conversation",
+        replies.ChatCompletion, replies.ChatCompletionChunk, (ChatBody,), _GENERATE,
+    ),
+    Operation(
+        "POST", "/v1/completions", "Continue one or more prompts",
+        replies.Completion, replies.CompletionChunk, (CompletionBody,), _GENERATE,
+    ),
+    Operation(
+        "POST", "/tokenize", "Get the token ids of a prompt or of a conversation",
+        replies.Tokenized, body=(TokenizeTextBody, TokenizeChatBody), errors=(*_POST, errors.Unavailable),
+    ),
+    Operation(
+        "POST", "/detokenize", "Get the text of token ids", replies.Detokenized, body=(DetokenizeBody,), errors=_POST
+    ),
+    Operation("GET", "/v1/models", "List the served models", replies.ModelList),
+    Operation(
+        "GET", "/v1/models/{id}", "Get one served model", replies.Model,
+        errors=(errors.ModelNotFound, errors.Unavailable),
+    ),
+    Operation(
+        "GET", "/health", "Ask whether requests are served", replies.Healthy,
+        errors=(errors.Unavailable,), needs_key=False,
+    ),
+    Operation("GET", "/live", "Ask whether the process answers", replies.Alive, needs_key=False),
+    Operation("GET", "/metrics", "Get metrics in Prometheus' format", "text/plain"),
+    Operation("GET", "/openapi.json", "Get this description", "application/json", needs_key=False),
+    Operation("GET", "/docs", "Read this description", "text/html", needs_key=False),
+)  # fmt: skip
