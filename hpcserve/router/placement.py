@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpcserve.errors import Unavailable
-from hpcserve.router.burst import NEVER, Burst, choose
+from hpcserve.router.burst import NEVER, Burst, choose, pack
 from hpcserve.router.candidates import Candidates
 from hpcserve.router.disaggregation import prefills_locally
 from hpcserve.router.fleet import Fleet
@@ -19,8 +19,8 @@ from hpcserve.router.rates import Rates
 from hpcserve.router.waiting import PATIENCE, Waiting
 from hpcserve.types import Role, RouteRequest, WorkerId, WorkerInfo
 
-MOST_AT_ONCE = 32
-"""Requests that are looked at together: what finding their places takes grows with the square."""
+MOST_AT_ONCE = 64
+"""Requests that are looked at together: finding their places takes time that grows with the square."""
 TURN_MS = 1e-3
 """Of workers that cost the same, whoever has had its turn later costs so much more: all caches get filled."""
 RESERVE_AFTER_S = 10.0
@@ -43,6 +43,7 @@ class _Row:
     """One of those that wait, and what it would cost where."""
 
     waiting: Waiting
+    unit: int  # those of one start together
     prompt: Prompt
     work_ms: float
 
@@ -60,7 +61,8 @@ class Placement:
         measure: Callable[[RouteRequest, list[WorkerInfo]], Prompt],
         min_remote_prefill_tokens: int,
         *,
-        num_per_hand: int = 2,
+        num_waiting: Callable[[], int],
+        num_per_hand: int,
     ) -> None:
         """`num_per_hand` requests, 1 or 2, are looked at for each worker that is free: with 1 nobody is overtaken."""
         self._fleet = fleet
@@ -70,6 +72,7 @@ class Placement:
         self._prefill_policy = prefill_policy
         self._measure = measure
         self._min_remote_prefill_tokens = min_remote_prefill_tokens
+        self._num_waiting = num_waiting
         self._num_per_hand = num_per_hand
         self._candidates = Candidates(book, rates)
 
@@ -104,29 +107,40 @@ class Placement:
         num_free = int(free.sum())
         if not num_free and not is_split:
             return
-        rows = self._rows(
-            waiting(min(self._num_per_hand * max(num_free, 1), MOST_AT_ONCE)), [*decoders, *prefillers], now
-        )
+        lines = waiting(MOST_AT_ONCE)
+        units = self._units(lines, num_free, columns[0], now) if num_free else [[each] for each in lines]
+        rows = self._rows(units, [*decoders, *prefillers])
         if is_split:
-            split = [(row, self._choose_split(row, decoders, prefillers)) for row in rows]
-            yield from (choice for _, choice in split if choice is not None and choice.prefill is None)
-            rows = [row for row, choice in split if choice is not None and choice.prefill is not None]
+            chosen = [(row, self._choose_split(row, decoders, prefillers)) for row in rows]
+            yield from (choice for _, choice in chosen if choice is not None and choice.prefill is None)
+            rows = [row for row, choice in chosen if choice is not None and choice.prefill is not None]
         if not rows or not num_free:
             return
-        for row, info in self._match(rows[: self._num_per_hand * num_free], columns, free, is_split=is_split, now=now):
+        for row, info in self._match(rows, columns, free, is_split=is_split, now=now):
             if not is_split:
                 is_fallback = self._is_worth_remote_prefill(info, row.prompt)
                 yield Choice(row.waiting.request, row.prompt, info.worker, None, is_fallback)
             elif (choice := self._choose_split(row, decoders, [info])) is not None:
                 yield choice
 
-    def _rows(self, waiting: Sequence[Waiting], workers: list[WorkerInfo], now: float) -> list[_Row]:
-        """Return what waits, shortest first, but for what they have waited already."""
+    def _units(self, lines: list[Waiting], num_free: int, anybody: WorkerInfo, now: float) -> list[list[Waiting]]:
+        """Return who might start now, in order, and who of them together."""
+        num_per_hand = self._num_per_hand
+        if len({each.tenant for each in lines}) > 1:
+            num_per_hand = 1  # they take turns: none is overtaken by another's shorter ones
+        elif num_per_hand > 1:
+            lines = sorted(lines, key=lambda each: PATIENCE * each.work_ms - (now - each.since) * 1000)
+        pass_ms = self._rates.of(anybody.worker).prefill_ms(1)
+        units = pack([each.work_ms for each in lines], num_free, self._num_waiting() - len(lines), pass_ms)
+        return [[lines[number] for number in unit] for unit in units[: num_per_hand * num_free]]
+
+    def _rows(self, units: list[list[Waiting]], workers: list[WorkerInfo]) -> list[_Row]:
         rows = []
-        for each in waiting:
-            prompt = self._measure(each.request, workers)
-            rows.append(_Row(each, prompt, self._work_ms(prompt, workers[0])))
-        return sorted(rows, key=lambda row: PATIENCE * row.work_ms - (now - row.waiting.since) * 1000)
+        for number, unit in enumerate(units):
+            for each in unit:
+                prompt = self._measure(each.request, workers)
+                rows.append(_Row(each, number, prompt, self._work_ms(prompt, workers[0])))
+        return rows
 
     def _match(
         self, rows: list[_Row], columns: list[WorkerInfo], free: np.ndarray, *, is_split: bool, now: float
@@ -145,13 +159,16 @@ class Placement:
             self._reserve(costs, rows, columns, now)
         costs += TURN_MS * np.argsort(np.argsort([policy.turns.last(info.worker) for info in columns]))
         free_at = np.array([self._book.of(info.worker).computed_at for info in columns])
+        units: dict[int, list[int]] = {}
+        for number, row in enumerate(rows):
+            units.setdefault(row.unit, []).append(number)
         burst = Burst(
+            units=list(units.values()),
             work=[row.work_ms for row in rows],
             waited=[(now - row.waiting.since) * 1000 for row in rows],
             costs=costs,
             is_free=free,
             free_in=np.maximum(free_at - now, 0.0) * 1000,
-            pass_ms=self._rates.of(columns[0].worker).prefill_ms(1),
         )
         chosen = [(rows[number], columns[column]) for number, column in choose(burst)]
         for _, info in chosen:

@@ -61,6 +61,7 @@ class Router:
             self._prefill_policy,
             self._measure,
             config.min_remote_prefill_tokens,
+            num_waiting=self._waiting.__len__,
             num_per_hand=2 if config.queue.order == "shortest" else 1,
         )
         self._counts = Counts()

@@ -120,13 +120,8 @@ class WaitingRoom:
             self._work_ms = 0.0
 
     def next(self, count: int) -> list[Waiting]:
-        """Return the `count` that are next, in order; fewer if there are not so many. Nobody is taken out."""
-        chosen: list[Waiting] = []
-        for rank in sorted(self._classes):
-            chosen += self._next_of(self._classes[rank], count - len(chosen))
-            if len(chosen) == count:
-                break
-        return chosen
+        """Return the `count` that are next, in order; fewer if the first class has not so many. Nobody is taken out."""
+        return self._next_of(self._classes[min(self._classes)], count) if self._classes else []
 
     def expired(self, now: float) -> list[RequestId]:
         """Return those that have waited for too long."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcserve.router.burst import NEVER, Burst, choose
+from hpcserve.router.burst import NEVER, Burst, choose, pack
 
 PASS_MS = 16.5
 
@@ -14,13 +14,14 @@ def burst(work, num_workers=4, busy=(), costs=None, waited=None):
     """Requests that take the same everywhere; workers in `busy` have so many milliseconds of work left."""
     left = dict(busy)
     work = sorted(work)
+    num_free = num_workers - len(left)
     return Burst(
+        units=pack(work, num_free, 0, PASS_MS)[: 2 * num_free],
         work=work,
         waited=waited or [0.0] * len(work),
         costs=np.array([[each] * num_workers for each in work]) if costs is None else np.array(costs),
         is_free=np.array([worker not in left for worker in range(num_workers)]),
         free_in=np.array([left.get(worker, 0.0) for worker in range(num_workers)]),
-        pass_ms=PASS_MS,
     )
 
 
@@ -79,10 +80,24 @@ def test_every_start_is_on_a_free_worker_that_can_and_nobody_starts_twice(data):
     for request, worker in places:
         assert made.is_free[worker]
         assert made.costs[request, worker] < NEVER
-    on_one = [sum(worker == each for _, worker in places) for each in range(num_workers)]
-    assert max(on_one) <= 2
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_with_hands_free_and_nobody_busy_everybody_starts(count):
     assert len(choose(burst([50.0 * (n + 1) for n in range(count)]))) == count
+
+
+def test_many_short_prompts_of_one_worker_share_a_pass():
+    assert len(pack([18.0] * 64, 1, 0, PASS_MS)) <= 4
+    assert pack([18.0] * 64, 64, 0, PASS_MS) == [[number] for number in range(64)]
+
+
+def test_long_prompts_never_share_one():
+    assert len(pack([400.0] * 8, 1, 1000, PASS_MS)) == 8
+
+
+@given(st.lists(st.floats(16.5, 3000.0), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 5000))
+def test_packing_keeps_everybody_in_order(work, num_free, num_behind):
+    units = pack(work, num_free, num_behind, PASS_MS)
+    assert [request for unit in units for request in unit] == list(range(len(work)))
+    assert len(units) >= min(num_free, len(work))
