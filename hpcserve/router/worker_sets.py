@@ -5,6 +5,8 @@ Blocks are stored and evicted by the prompt, so a few sets serve millions of blo
 
 from __future__ import annotations
 
+from itertools import compress
+
 import numpy as np
 import numpy.typing as npt
 
@@ -16,10 +18,14 @@ class WorkerSets:
 
     def __init__(self) -> None:
         self.masks: list[int] = [0, 0]  # by set
-        self._sizes: list[int] = [0, 0]  # blocks, by set
+        self._sizes: list[int] = [0, 0]  # blocks, by set; without meaning for FREE and GONE
         self._sets: dict[int, int] = {0: GONE}  # by mask
         self._unused: list[int] = []
-        self.num_blocks = 0  # in sets that are not empty
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks are in sets that are not empty. Walks all sets."""
+        return sum(compress(self._sizes, self.masks))
 
     def joined(self, bit: int, number: int) -> int:
         """Return the set with the worker of `bit` in it too."""
@@ -38,16 +44,10 @@ class WorkerSets:
     def move(self, old: int, new: int, count: int) -> None:
         """Count `count` blocks out of one set and into another. A set without blocks is forgotten."""
         sizes = self._sizes
-        if not self.masks[old]:
-            self.num_blocks += count
-        if new == GONE:
-            self.num_blocks -= count
-        else:
-            sizes[new] += count
-        if old > GONE:
-            sizes[old] -= count
-            if not sizes[old]:
-                self._forget(old)
+        sizes[new] += count
+        sizes[old] -= count
+        if not sizes[old] and old > GONE:
+            self._forget(old)
 
     def drop(self, bit: int) -> None:
         """Take the worker of `bit` out of every set. Sets that become equal, or empty, stay apart until `merge`."""
@@ -57,9 +57,7 @@ class WorkerSets:
                 self.masks[number] = mask ^ bit
                 if mask != bit:
                     self._sets.setdefault(mask ^ bit, number)
-                elif self._sizes[number]:
-                    self.num_blocks -= self._sizes[number]
-                else:
+                elif not self._sizes[number]:
                     self._forget(number)
 
     def merge(self) -> npt.NDArray[np.uint32]:
@@ -71,7 +69,7 @@ class WorkerSets:
                 if kept != number:
                     self._sizes[kept] += self._sizes[number]
                     self._forget(number)
-            elif self._sizes[number]:
+            elif self._sizes[number] and number > GONE:
                 self._forget(number)
         return renamed
 
