@@ -1,10 +1,11 @@
 """Times `hpcserve --help` as a process, against an interpreter that does nothing. Fails over 0.3 s.
 
-python tests/benchmarks/cli_help.py [runs]
+python -m tests.benchmarks.cli_help [RUNS]
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,9 @@ def seconds(command: list[str], runs: int) -> list[float]:
 
 def main() -> int:
     """Print the two and return whether help is too slow."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=int, nargs="?", default=20)
+    runs = parser.parse_args().runs
     hpcserve = str(Path(sys.executable).with_name("hpcserve"))
     median = 0.0
     for label, command in (

@@ -1,17 +1,18 @@
 """Time to the first token of a 1,000-token prompt, disaggregated against aggregated, and seconds to start an engine.
 
-    python -m tests.benchmarks.disaggregated_ttft [MODEL_DIRECTORY]
+    python -m tests.benchmarks.disaggregated_ttft [MODEL]
 
 Real vLLM engines on this machine's CPUs, one thread each, NIXL between them. Prints one JSON object.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import importlib.util
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -94,10 +95,24 @@ def _request(name: str, prompt: list[int], *, prefill_only: bool = False, kv: Kv
     )
 
 
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="a model's directory; without one a tiny model is made")
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure where vLLM and NIXL are installed."""
+    missing = [name for name in ("vllm", "nixl") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"skipped, not installed: {', '.join(missing)}")
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        model = args.model or Path(directory) / "tiny"
+        if args.model is None:
+            make_tiny_model(model)
+        asyncio.run(main(model))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        asyncio.run(main(Path(sys.argv[1])))
-    else:
-        with tempfile.TemporaryDirectory() as directory:
-            make_tiny_model(Path(directory) / "tiny")
-            asyncio.run(main(Path(directory) / "tiny"))
+    run(parse())

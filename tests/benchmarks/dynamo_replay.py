@@ -77,9 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def find_problem(trace: Path | None, python: Path | None) -> str | None:
     """Return why nothing can be compared, or None."""
     if trace is None:
-        return "no trace: give --trace FILE or set HPCSERVE_TRACE (Mooncake JSONL)"
-    if python is None or not python.exists():
-        return f"no Dynamo at {python}: give --dynamo-python or set HPCSERVE_DYNAMO_PYTHON.\n\n{__doc__}"
+        return "skipped, no trace: give --trace FILE or set HPCSERVE_TRACE (Mooncake JSONL)"
+    if not trace.exists():
+        return f"skipped, no trace at {trace}"
+    if python is None:
+        return "skipped, no Dynamo: give --dynamo-python or set HPCSERVE_DYNAMO_PYTHON (dynamo_replay.py says how)"
+    if not python.exists():
+        return f"skipped, no Dynamo at {python}: dynamo_replay.py says how to install it"
     return None
 
 

@@ -52,6 +52,9 @@ def main() -> None:
         plan = json.loads(args.plan.read_text()) if args.plan else {}
         print(json.dumps(HALVES[args.half](plan)))
         return
+    for path in (args.trace, args.dynamo_python):
+        if path and not Path(path).exists():
+            parser.error(f"there is no {path}")
     compare(args.trace, args.dynamo_python, args.workers, args.rounds)
     show_big(run_half(sys.executable, "big"))
 

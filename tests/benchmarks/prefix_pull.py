@@ -1,6 +1,6 @@
 """How long pulling a warm prefix from another vLLM engine takes, against computing it; and what being able to costs.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.prefix_pull [MODEL_DIRECTORY] [--skip-cost]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.prefix_pull [MODEL] [--skip-cost]
 
 Real vLLM engines on this machine's CPUs, one thread each, NIXL between them. A request of a prefix and 32 tokens more
 is timed to its first token: with the prefix computed, and with the prefix warm on the other engine, its handle asked
@@ -9,11 +9,12 @@ for as the dispatcher does. In turns, so that a busy machine slows both; medians
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import importlib.util
 import json
 import random
 import statistics
-import sys
 import tempfile
 import time
 from contextlib import asynccontextmanager
@@ -151,12 +152,25 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 1)
 
 
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="a model's directory; without one a tiny model is made")
+    parser.add_argument("--skip-cost", action="store_true", help="only the pulls")
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure where vLLM and NIXL are installed."""
+    missing = [name for name in ("vllm", "nixl") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"skipped, not installed: {', '.join(missing)}")
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        model = args.model or Path(directory) / "tiny"
+        if args.model is None:
+            make_tiny_model(model)
+        asyncio.run(main(model, with_cost=not args.skip_cost))
+
+
 if __name__ == "__main__":
-    arguments = [argument for argument in sys.argv[1:] if argument != "--skip-cost"]
-    with_cost = "--skip-cost" not in sys.argv
-    if arguments:
-        asyncio.run(main(Path(arguments[0]), with_cost=with_cost))
-    else:
-        with tempfile.TemporaryDirectory() as directory:
-            make_tiny_model(Path(directory) / "tiny")
-            asyncio.run(main(Path(directory) / "tiny", with_cost=with_cost))
+    run(parse())

@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.out is None:
-        print("no trace is written: give --out FILE")
+        print("skipped: no trace is written without --out FILE")
         return
     lines = [json.dumps(request) + "\n" for request in requests(args.requests, args.sessions_per_s, args.seed)]
     args.out.write_text("".join(lines))
