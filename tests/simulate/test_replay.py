@@ -178,3 +178,10 @@ def test_what_the_source_has_lost_is_computed(scenario, ask, with_source):
     report = replay(scenario(workers=2), [ask(num_output=1)])
     assert report.kv_pulled_tokens == 0
     assert report.ttft_ms.mean == pytest.approx(1000 * TIMING.prefill_s(6400))
+
+
+def test_a_flood_of_short_prompts_waits_no_longer_than_where_engines_batch_them(scenario, ask):
+    requests = [ask(num_prompt=100, num_output=60, first_id=1000 * n) for n in range(200)]
+    waiting, at_once = (replay(scenario(policy, workers=2), requests) for policy in ("kv", "least_loaded"))
+    assert waiting.ttft_ms.mean < 1.1 * at_once.ttft_ms.mean
+    assert waiting.duration_s < 1.2 * at_once.duration_s
