@@ -115,7 +115,8 @@ class Router:
         """
         self.release(request.request_id)
         self._waiting.check(request, len(self._fleet.decoders((), now)))
-        self._waiting.add(request, self._placement.work_ms(request, now), now)
+        work_ms = self._placement.work_ms(request, now) if self._is_kv else 0.0  # the others let nobody wait
+        self._waiting.add(request, work_ms, now)
 
     def place(self, now: float) -> list[Assignment]:
         """Assign those of the waiting requests that should start now; call it after anything has changed.
