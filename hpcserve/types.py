@@ -286,6 +286,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     policy: str
     cluster: str  # "local" or "slurm"
     endpoint: str | None = None  # base URL, ends in /v1
+    unix_socket: str | None = None  # path; the endpoint is there too, or only
     dashboard: str | None = None  # URL
     frontend_pid: int | None = None
     head_pid: int | None = None

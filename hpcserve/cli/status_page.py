@@ -26,7 +26,14 @@ def status_list(statuses: list[Status]) -> RenderableType:
     table = _table("name", "phase", "model", "mode", "workers", "endpoint")
     for status in statuses:
         ready = f"{num_ready(status)}/{sum(status.wanted.values())}"
-        cells = (status.name, status.phase, status.model, status.mode, ready, status.endpoint or "")
+        cells = (
+            status.name,
+            status.phase,
+            status.model,
+            status.mode,
+            ready,
+            status.endpoint or status.unix_socket or "",
+        )
         table.add_row(*map(Text, cells))
     return table
 
@@ -42,6 +49,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("workers", f"{status.mode}, {pools} on {status.cluster}, {status.policy} router"),
         ("waiting", f"{status.num_waiting} for a worker" if status.num_waiting else ""),
         ("endpoint", status.endpoint or ""),
+        ("socket", status.unix_socket or ""),
         ("dashboard", status.dashboard or ""),
         ("head", head),
         ("up for", up),

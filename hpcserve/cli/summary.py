@@ -20,6 +20,7 @@ def as_dict(state: StateDir, status: Status) -> dict[str, Any]:
         "policy": status.policy,
         "cluster": status.cluster,
         "endpoint": status.endpoint,
+        "unix_socket": status.unix_socket,
         "key_file": str(state.key_file) if state.key_file.exists() else None,
         "dashboard": status.dashboard,
         "state_dir": str(state.path),

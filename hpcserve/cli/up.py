@@ -67,13 +67,21 @@ def _print_jobs(serve: Backend, config: Config, *, as_json: bool) -> None:
 
 
 def _announce(state: StateDir, status: Status, *, needs_key: bool, as_json: bool) -> None:
-    from hpcserve.cli.banner import banner
     from hpcserve.cli.summary import as_dict
 
     try:
-        click.echo(json.dumps(as_dict(state, status)) if as_json else banner(status, state if needs_key else None))
+        click.echo(json.dumps(as_dict(state, status)) if as_json else _banner(state, status, needs_key))
     except BrokenPipeError:  # the deployment serves all the same
         give_up(sys.stdout)
+
+
+def _banner(state: StateDir, status: Status, needs_key: bool) -> str:
+    from hpcserve.cli.banner import banner
+    from hpcserve.frontend.certificate import is_self_signed
+
+    cert = state.read_config().frontend.tls_cert
+    trusted = cert if cert is not None and is_self_signed(cert) else None
+    return banner(status, state if needs_key else None, trusted)
 
 
 def _needs_key(state: StateDir, status: Status) -> bool:
@@ -86,5 +94,5 @@ def _needs_key(state: StateDir, status: Status) -> bool:
         return True
     careful = config.model_copy(update={"security": SecurityConfig()})
     if auth_required(careful, status.cluster, config.frontend.host):
-        say(f"warning: no key is asked for: whoever reaches {status.endpoint} can use it")
+        say(f"warning: no key is asked for: whoever reaches {status.endpoint or status.unix_socket} can use it")
     return False

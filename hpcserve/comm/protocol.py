@@ -33,7 +33,8 @@ class FrontendInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a frontend tells the head when it connects."""
 
     pid: int
-    endpoint: str  # base URL, ends in /v1
+    endpoint: str | None  # base URL, ends in /v1; None: no TCP
+    unix_socket: str | None = None  # path
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):

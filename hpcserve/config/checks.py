@@ -9,7 +9,7 @@ from hpcserve.config.models import Config
 
 def contradictions(config: Config, origins: Mapping[str, str]) -> list[str]:
     """Return a line for each thing that does not fit together."""
-    return [*_model(config, origins), *_gpus(config, origins), *_cluster(config, origins)]
+    return [*_model(config, origins), *_gpus(config, origins), *_cluster(config, origins), *_frontend(config, origins)]
 
 
 def _model(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
@@ -36,3 +36,14 @@ def _cluster(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         origin = origins[f"cluster.slurm.{key}"]
         if origin.startswith("--") and not origin.startswith("--set"):  # in files it waits for another --cluster
             yield f"{origin} is for Slurm, but cluster.kind = 'local' ({origins['cluster.kind']})"
+
+
+def _frontend(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    frontend = config.frontend
+    if not frontend.tcp and frontend.unix_socket is None:
+        yield (
+            f"frontend.tcp = false ({origins['frontend.tcp']}) leaves nothing to listen on: give --unix-socket PATH too"
+        )
+    given, missing = ("tls_cert", "tls_key") if frontend.tls_cert else ("tls_key", "tls_cert")
+    if (frontend.tls_cert is None) != (frontend.tls_key is None):
+        yield f"frontend.{given} ({origins[f'frontend.{given}']}) needs frontend.{missing}: give both or neither"

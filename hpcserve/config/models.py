@@ -179,6 +179,10 @@ class FrontendConfig(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all of this host's")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0: any free port")
+    tcp: bool = Field(True, description="false: listen on the Unix socket only")
+    unix_socket: Path | None = Field(None, description="listen there too, in a directory of yours alone")
+    tls_cert: Path | None = Field(None, description="certificate in PEM, with its chain; makes the endpoint https")
+    tls_key: Path | None = Field(None, description="its private key, readable by you alone")
     max_body_mb: PositiveFloat = Field(20.0, description="larger bodies get a 413")
     max_attempts: PositiveInt = Field(4, description="workers that a request may be lost on before it fails")
     reassign_timeout_s: PositiveFloat = Field(120.0, description="to find a new worker for a request that was lost")

@@ -1,14 +1,11 @@
-"""Puts the frontend together: routes, middlewares, and the listening socket."""
+"""Puts the frontend together: routes and middlewares. Where it listens is `site.py`."""
 
 from __future__ import annotations
-
-import socket
-from dataclasses import dataclass
 
 from aiohttp import web
 
 from hpcserve.config.models import Config
-from hpcserve.errors import BodyTooLarge, StartError
+from hpcserve.errors import BodyTooLarge
 from hpcserve.frontend import probes
 from hpcserve.frontend.auth import require_key
 from hpcserve.frontend.backend import Backend
@@ -22,10 +19,6 @@ from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.tokenizing import detokenize, tokenize
 from hpcserve.observability.metrics import ServiceMetrics
-
-_BACKLOG = 4096
-_KEEPALIVE_TIMEOUT_S = 75.0
-_LINGERING_TIME_S = 2.0  # how long the rest of a refused body is read, so that the client sees the answer
 
 
 def make_app(
@@ -53,42 +46,6 @@ def make_app(
     router.add_get("/openapi.json", description.document)
     router.add_get("/docs", description.page)
     return app
-
-
-@dataclass(frozen=True)
-class Site:
-    """A running HTTP server."""
-
-    host: str
-    port: int
-    _runner: web.AppRunner
-
-    async def close(self) -> None:
-        """Stop accepting, let requests end for as long as `frontend.drain_timeout_s`, then abort them."""
-        await self._runner.cleanup()
-
-
-async def start_site(app: web.Application, host: str, port: int, sock: socket.socket | None = None) -> Site:
-    """Listen on `host`:`port` (0: any free port), or on `sock`. Raises `StartError` when the port is taken."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,  # the guard logs
-        handler_cancellation=True,  # a client that hangs up aborts its requests
-        shutdown_timeout=app[FRONTEND].config.frontend.drain_timeout_s,
-        keepalive_timeout=_KEEPALIVE_TIMEOUT_S,
-        lingering_time=_LINGERING_TIME_S,
-    )
-    await runner.setup()
-    try:
-        if sock is None:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
-        else:
-            await web.SockSite(runner, sock, backlog=_BACKLOG).start()
-    except OSError as err:
-        await runner.cleanup()
-        message = f"cannot listen on {host}:{port}: {err.strerror or err}; choose another with --port"
-        raise StartError(message, param="frontend.port") from err
-    return Site(host, runner.addresses[0][1], runner)
 
 
 async def _expect(request: web.Request) -> web.StreamResponse | None:

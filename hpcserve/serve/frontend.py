@@ -7,10 +7,11 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
+
+from aiohttp import web
 
 from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.comm.tls import security
@@ -19,14 +20,17 @@ from hpcserve.dispatch import Dispatcher
 from hpcserve.dispatch.agents import AgentPool
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.errors import HpcserveError
-from hpcserve.frontend.app import make_app, start_site
+from hpcserve.frontend.app import make_app
 from hpcserve.frontend.auth import auth_required
+from hpcserve.frontend.certificate import server_tls
 from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.site import Site, start_site
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.usage_recorder import UsageRecorder
 from hpcserve.keys import KeyFile
 from hpcserve.observability.logging import configure_logging
 from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
+from hpcserve.serve.listening import endpoint_url
 from hpcserve.state import StateDir
 from hpcserve.usage import UsageFile
 
@@ -49,13 +53,28 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         stack.callback(tokenizer.close)
         await stack.enter_async_context(UsageRecorder(metrics.tenants, UsageFile(state)))
         app = make_app(config, dispatcher, keys=_keys(config, state), tokenizer=tokenizer, metrics=metrics)
-        site = await start_site(app, config.frontend.host, config.frontend.port)
+        site = await _listen(config, app)
         stack.push_async_callback(site.close)
-        head.me = FrontendInfo(pid=os.getpid(), endpoint=_url(site.host, site.port) + "/v1")
+        head.me = _info(config, site)
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
-        log.info("listening on %s", head.me.endpoint)
+        log.info("listening on %s", " and ".join(filter(None, (head.me.endpoint, head.me.unix_socket))))
         await stopping.wait()
+
+
+async def _listen(config: Config, app: web.Application) -> Site:
+    frontend = config.frontend
+    tls = server_tls(frontend.tls_cert, frontend.tls_key) if frontend.tls_cert and frontend.tls_key else None
+    host = frontend.host if frontend.tcp else None
+    return await start_site(app, host, frontend.port, tls=tls, unix_socket=frontend.unix_socket)
+
+
+def _info(config: Config, site: Site) -> FrontendInfo:
+    frontend, endpoint = config.frontend, None
+    if site.host is not None and site.port is not None:
+        endpoint = endpoint_url(site.host, site.port, has_tls=frontend.tls_cert is not None)
+    path = frontend.unix_socket
+    return FrontendInfo(pid=os.getpid(), endpoint=endpoint, unix_socket=str(path) if path else None)
 
 
 def _keys(config: Config, state: StateDir) -> KeyRing | None:
@@ -63,12 +82,6 @@ def _keys(config: Config, state: StateDir) -> KeyRing | None:
         return None
     secret = None if config.security.share_prefixes else state.read_salt_secret()
     return KeyRing(state.read_key(), secret, KeyFile(state))
-
-
-def _url(host: str, port: int) -> str:
-    """Return a URL that works from this host; a server on all addresses is reached by the host's name."""
-    name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,6 +31,7 @@ from hpcserve.observability.log_files import tail
 from hpcserve.observability.logging import configure_logging
 from hpcserve.router.router import Router
 from hpcserve.serve.frontend_keeper import FrontendKeeper
+from hpcserve.serve.listening import plain_http_warnings
 from hpcserve.state import HeadRecord, Proc, StateDir
 from hpcserve.types import Phase, Role, Status, WorkerState
 
@@ -57,7 +58,7 @@ class HeadProcess:
         self._started_at = time.time()
         self._phase = Phase.STARTING
         self._host = announce_host(config)
-        self._own_warnings = _address_warnings(config, self._host)
+        self._own_warnings = (*_address_warnings(config, self._host), *plain_http_warnings(config))
         self._detail = ""
         self._stopping = asyncio.Event()
         self._is_forced = asyncio.Event()
@@ -124,6 +125,7 @@ class HeadProcess:
             policy=config.router.policy,
             cluster=self._cluster.kind,
             endpoint=frontend.endpoint if frontend else None,
+            unix_socket=frontend.unix_socket if frontend else None,
             frontend_pid=frontend.pid if frontend else None,
             dashboard=self._dashboard,
             head_pid=os.getpid(),

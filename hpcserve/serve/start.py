@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ from hpcserve.comm.tls import create_identity
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError, DeploymentError
 from hpcserve.serve.leftovers import find_leftovers
+from hpcserve.serve.listening import check_listening, resolved
 from hpcserve.serve.processes import open_log
 from hpcserve.state import Proc, StateDir
 from hpcserve.types import Role, WorkerId
@@ -26,7 +26,7 @@ def start(config: Config) -> StateDir:
     state = StateDir.of(config.name)
     _refuse_running(state)
     _check_model(config)
-    _check_port(config)
+    check_listening(config.frontend)
     num_workers = sum(config.pools.sizes.values())
     num_nodes = num_workers if config.cluster.slurm.exclusive else None
     asyncio.run(_cluster(config, state).check(num_workers, num_nodes=num_nodes))
@@ -54,6 +54,7 @@ def _resolved(config: Config) -> Config:
         update={
             "cluster": config.cluster.model_copy(update={"kind": kind}),
             "model": config.model.model_copy(update={"path": path}),
+            "frontend": resolved(config.frontend),
         }
     )
 
@@ -88,19 +89,6 @@ def _check_model(config: Config) -> None:
         raise ConfigError(f"model path {path} is not a directory; pass --model with a directory that holds config.json")
     if missing:
         raise ConfigError(f"model path {path} holds no {' and no '.join(missing)}; is it a model's directory?")
-
-
-def _check_port(config: Config) -> None:
-    host, port = config.frontend.host, config.frontend.port
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as err:
-            raise DeploymentError(
-                f"cannot listen on {host}:{port}: {err.strerror}; "
-                "choose another with --port (0: any free port) or --host"
-            ) from err
 
 
 def _prepare(state: StateDir, config: Config) -> None:

@@ -207,3 +207,15 @@ def test_slurm_flags_contradict_a_local_cluster_but_keys_in_a_file_wait(tmp_path
     assert load(file=file, environ={}).config.cluster.slurm.partition == "gpu"
     (line,) = wrong(file=file, flags=[Setting(("cluster", "slurm", "partition"), "gpu", "--partition")])
     assert line == f"--partition is for Slurm, but cluster.kind = 'local' ({file}:2)"
+
+
+def test_a_frontend_needs_something_to_listen_on() -> None:
+    with pytest.raises(ConfigError, match=r"frontend\.tcp = false .* leaves nothing to listen on: give --unix-socket"):
+        load(assignments=["engine.kind=mock", "frontend.tcp=false"])
+    load(assignments=["engine.kind=mock", "frontend.tcp=false", "frontend.unix_socket=a/s"])
+
+
+@pytest.mark.parametrize(("given", "missing"), [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
+def test_certificate_and_key_come_together(given: str, missing: str) -> None:
+    with pytest.raises(ConfigError, match=rf"frontend\.{given} \(.*\) needs frontend\.{missing}: give both or neither"):
+        load(assignments=["engine.kind=mock", f"frontend.{given}=a.pem"])

@@ -1,0 +1,57 @@
+"""What the HTTP server of a deployment listens on, as its configuration says: checked, named, warned about."""
+
+from __future__ import annotations
+
+import socket
+
+from hpcserve.config.models import Config, FrontendConfig
+from hpcserve.errors import DeploymentError
+from hpcserve.frontend.auth import is_loopback
+from hpcserve.frontend.certificate import server_tls
+from hpcserve.frontend.unix_socket import check_unix_socket
+
+
+def resolved(frontend: FrontendConfig) -> FrontendConfig:
+    """Return it with absolute paths: the processes that use them start elsewhere."""
+    paths = {"unix_socket": frontend.unix_socket, "tls_cert": frontend.tls_cert, "tls_key": frontend.tls_key}
+    return frontend.model_copy(update={name: path and path.expanduser().absolute() for name, path in paths.items()})
+
+
+def check_listening(frontend: FrontendConfig) -> None:
+    """Raise `ConfigError` or `DeploymentError` where it cannot be listened as configured."""
+    if frontend.tls_cert and frontend.tls_key:
+        server_tls(frontend.tls_cert, frontend.tls_key)
+    if frontend.unix_socket:
+        check_unix_socket(frontend.unix_socket)
+    if frontend.tcp:
+        _check_port(frontend.host, frontend.port)
+
+
+def endpoint_url(host: str, port: int, *, has_tls: bool) -> str:
+    """Return a URL that works from this host; a server on all addresses is reached by the host's name."""
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104  compared, not bound
+    scheme = "https" if has_tls else "http"
+    return f"{scheme}://[{name}]:{port}/v1" if ":" in name else f"{scheme}://{name}:{port}/v1"
+
+
+def plain_http_warnings(config: Config) -> tuple[str, ...]:
+    """Say so where keys and prompts cross a network in the clear."""
+    frontend = config.frontend
+    if not frontend.tcp or frontend.tls_cert or is_loopback(frontend.host):
+        return ()
+    return (
+        f"the endpoint on {frontend.host} is plain HTTP: keys and prompts cross the network in the clear; "
+        "set frontend.tls_cert and frontend.tls_key",
+    )
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as err:
+            raise DeploymentError(
+                f"cannot listen on {host}:{port}: {err.strerror}; "
+                "choose another with --port (0: any free port) or --host"
+            ) from err
