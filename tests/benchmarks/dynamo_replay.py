@@ -69,8 +69,8 @@ class Case(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Let the trace and Dynamo's interpreter be given, or come from the environment."""
-    parser.add_argument("--trace", type=Path, default=os.environ.get("HPCSERVE_TRACE"), help="Mooncake JSONL")
-    parser.add_argument("--dynamo-python", type=Path, default=os.environ.get("HPCSERVE_DYNAMO_PYTHON"))
+    parser.add_argument("--trace", type=Path, default=os.environ.get("HPCSERVE_TRACE") or None, help="Mooncake JSONL")
+    parser.add_argument("--dynamo-python", type=Path, default=os.environ.get("HPCSERVE_DYNAMO_PYTHON") or None)
     parser.add_argument("--requests", type=int, help="only the first N")
 
 
