@@ -173,20 +173,27 @@ import json, sys, transformers
 tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
 chats = json.loads(sys.argv[2])
 ids = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in chats]
-print(json.dumps([ids, [tokenizer(chat[0]["content"])["input_ids"] for chat in chats]]))
+texts = [tokenizer(chat[0]["content"])["input_ids"] for chat in chats]
+bare = [tokenizer(chat[0]["content"], add_special_tokens=False)["input_ids"] for chat in chats]
+decoded = [tokenizer.decode(each) for each in ids]
+print(json.dumps([ids, texts, bare, decoded, [tokenizer.convert_ids_to_tokens(each) for each in ids]]))
 """
 
 
 @pytest.mark.real
 @pytest.mark.timeout(180)
-async def test_ids_equal_those_of_transformers(tmp_path):
+async def test_ids_texts_and_token_strings_equal_those_of_transformers(tmp_path):
     """In a subprocess: what is compared with must not be imported here."""
     directory = tmp_path / "tiny"
     subprocess.run([sys.executable, "-c", MAKE_MODEL, str(directory)], check=True, timeout=120)
     command = [sys.executable, "-c", REFERENCE, str(directory), json.dumps(CONVERSATIONS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    chats, texts = json.loads(done.stdout)
+    chats, texts, bare, decoded, strings = json.loads(done.stdout)
     tokenizer = Tokenizer.load(ModelConfig(path=directory))
     assert [await tokenizer.encode_chat(chat) for chat in CONVERSATIONS] == chats
-    assert [await tokenizer.encode_text(chat[0]["content"]) for chat in CONVERSATIONS] == texts
+    openings = [chat[0]["content"] for chat in CONVERSATIONS]
+    assert [await tokenizer.encode_text(each) for each in openings] == texts
+    assert [await tokenizer.encode_text(each, add_special_tokens=False) for each in openings] == bare
+    assert [await tokenizer.decode_text(each) for each in chats] == decoded
+    assert [await tokenizer.token_strings(each) for each in chats] == strings
     tokenizer.close()
