@@ -6,16 +6,17 @@ import shutil
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
 import pytest
 from fake_backend import FakeBackend
 
-from hpcserve.config.models import Config
+from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.errors import ConfigError, DeploymentError
-from hpcserve.frontend import make_app, start_site
+from hpcserve.frontend import Site, Tokenizer, make_app, start_site
 from hpcserve.frontend.certificate import is_self_signed, server_tls
 from hpcserve.frontend.unix_socket import check_unix_socket
 from tests.certificates import DAY, make_certificate
@@ -31,6 +32,20 @@ def home() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture
+async def start(tokenizer: Tokenizer) -> AsyncIterator[Callable[..., Awaitable[Site]]]:
+    """Start sites, and close them at the end if the test did not come to it; closing twice is harmless."""
+    async with AsyncExitStack() as stack:
+
+        async def make(host: str | None, **options: object) -> Site:
+            config = Config(frontend=FrontendConfig(drain_timeout_s=0.2))
+            site = await start_site(make_app(config, FakeBackend(), None, tokenizer), host, 0, **options)
+            stack.push_async_callback(site.close)
+            return site
+
+        yield make
+
+
 async def stream(url: str, **connector: object) -> str:
     make = aiohttp.UnixConnector if "path" in connector else aiohttp.TCPConnector
     async with (
@@ -41,9 +56,9 @@ async def stream(url: str, **connector: object) -> str:
         return await response.text()
 
 
-async def test_a_unix_socket_serves_beside_tcp_and_is_gone_with_the_site(tokenizer, home):
+async def test_a_unix_socket_serves_beside_tcp_and_is_gone_with_the_site(start, home):
     path = home / "new" / "api.sock"
-    site = await start_site(make_app(Config(), FakeBackend(), None, tokenizer), "127.0.0.1", 0, unix_socket=path)
+    site = await start("127.0.0.1", unix_socket=path)
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert (await stream("http://localhost", path=str(path))).endswith("data: [DONE]\n\n")
     assert (await stream(f"http://127.0.0.1:{site.port}")).endswith("data: [DONE]\n\n")
@@ -51,27 +66,26 @@ async def test_a_unix_socket_serves_beside_tcp_and_is_gone_with_the_site(tokeniz
     assert not path.exists()
 
 
-async def test_a_unix_socket_may_be_all_there_is(tokenizer, home):
-    site = await start_site(make_app(Config(), FakeBackend(), None, tokenizer), None, unix_socket=home / "api.sock")
+async def test_a_unix_socket_may_be_all_there_is(start, home):
+    site = await start(None, unix_socket=home / "api.sock")
     assert (site.host, site.port) == (None, None)
     assert "[DONE]" in await stream("http://localhost", path=str(home / "api.sock"))
     await site.close()
 
 
-async def test_a_socket_that_nobody_listens_on_is_replaced_and_one_in_use_is_left(tokenizer, home):
+async def test_a_socket_that_nobody_listens_on_is_replaced_and_one_in_use_is_left(start, home):
     path = home / "api.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
-    first = await start_site(make_app(Config(), FakeBackend(), None, tokenizer), None, unix_socket=path)
+    await start(None, unix_socket=path)
     with pytest.raises(DeploymentError, match="somebody listens on"):
-        await start_site(make_app(Config(), FakeBackend(), None, tokenizer), None, unix_socket=path)
+        await start(None, unix_socket=path)
     assert "[DONE]" in await stream("http://localhost", path=str(path))
-    await first.close()
 
 
-async def test_a_socket_that_is_anothers_by_now_is_not_removed(tokenizer, home):
+async def test_a_socket_that_is_anothers_by_now_is_not_removed(start, home):
     path = home / "api.sock"
-    site = await start_site(make_app(Config(), FakeBackend(), None, tokenizer), None, unix_socket=path)
+    site = await start(None, unix_socket=path)
     path.rename(home / "old.sock")
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
@@ -97,10 +111,9 @@ def test_a_path_that_is_too_long_for_a_socket_is_refused(home):
         check_unix_socket(home / ("x" * 120))
 
 
-async def test_tls_serves_streams_to_clients_that_know_the_certificate_only(tokenizer, home):
+async def test_tls_serves_streams_to_clients_that_know_the_certificate_only(start, home):
     cert, key = make_certificate(home)
-    app = make_app(Config(), FakeBackend(), None, tokenizer)
-    site = await start_site(app, "127.0.0.1", 0, tls=server_tls(cert, key))
+    site = await start("127.0.0.1", tls=server_tls(cert, key))
     url = f"https://127.0.0.1:{site.port}"
     assert (await stream(url, ssl=ssl.create_default_context(cafile=cert))).endswith("data: [DONE]\n\n")
     with pytest.raises(aiohttp.ClientConnectorCertificateError):
