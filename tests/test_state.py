@@ -94,11 +94,9 @@ def test_a_recycled_pid_is_not_taken_for_the_process_that_had_it() -> None:
 
 
 def test_a_process_that_ended_but_was_not_waited_for_is_dead() -> None:
-    child = subprocess.Popen(["true"], stdout=subprocess.PIPE)
-    proc = Proc.of(child.pid)
-    assert child.stdout is not None
-    child.stdout.read()  # end of file: it has exited, or is about to
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not proc.is_alive
-    child.wait()
-    child.stdout.close()
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        proc = Proc.of(child.pid)
+        assert child.stdin is not None
+        child.stdin.close()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not proc.is_alive

@@ -81,6 +81,8 @@ class LoadMeter:
         """A request has ended, one way or another."""
         self._num_open -= 1
         self._uncomputed.pop(request_id, None)
+        if not self._num_open:
+            self.steps.rest()
 
     def observe(self, scheduler: Any, iteration: Any) -> None:
         """Take vLLM's statistics of one step (`SchedulerStats`, `IterationStats`; either may be None)."""
@@ -102,7 +104,7 @@ class LoadMeter:
             prompt_tokens=details.num_ctx_tokens if details else 0,
             num_decoding=details.num_generation_requests if details else 0,
             kv_usage=scheduler.kv_cache_usage,
-            is_busy=scheduler.num_running_reqs + scheduler.num_waiting_reqs > 0,
+            is_busy=self._num_open > 0,  # not what vLLM says: its last step before may be told after a request came
         )
 
     def report(self) -> LoadReport:

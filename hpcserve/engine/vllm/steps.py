@@ -27,6 +27,10 @@ class StepMeter:
         if self._busy_since is None:
             self._busy_since = now_s
 
+    def rest(self) -> None:
+        """No work is left."""
+        self._busy_since = None
+
     def step(self, now_s: float, *, prompt_tokens: int, num_decoding: int, kv_usage: float, is_busy: bool) -> None:
         """A step ended that computed so many prompt tokens, and one token for each of `num_decoding` sequences.
 

@@ -72,12 +72,45 @@ def test_the_end_of_a_pulled_prompt_is_no_pass():
     assert engine.work == Engine().work
 
 
+def stats_of(details=None, *, num_running=1):
+    return SimpleNamespace(
+        num_running_reqs=num_running, num_waiting_reqs=0, kv_cache_usage=0.1, iteration_details=details
+    )
+
+
+PREFILL = SimpleNamespace(num_ctx_tokens=300, num_generation_requests=0)
+
+
 def test_vllms_statistics_end_up_in_the_report():
     meter = LoadMeter()
     meter.open(RequestId("a"), 300)
-    details = SimpleNamespace(num_ctx_tokens=300, num_generation_requests=0)
-    stats = SimpleNamespace(num_running_reqs=1, num_waiting_reqs=0, kv_cache_usage=0.1, iteration_details=details)
-    meter.observe(stats, None)
+    meter.observe(stats_of(PREFILL), None)
     work = meter.report().work
     assert (work.prefill_passes, work.prefill_tokens) == (1, 300)
     assert work.prefill_s > 0
+
+
+def test_a_step_that_is_told_of_late_does_not_hide_the_next_one():
+    meter = LoadMeter()
+    meter.open(RequestId("a"), 300)
+    meter.observe(stats_of(PREFILL), None)
+    meter.close(RequestId("a"))
+    meter.open(RequestId("b"), 300)
+    meter.observe(stats_of(num_running=0), None)  # the end of a's last step
+    meter.observe(stats_of(PREFILL), None)
+    assert meter.report().work.prefill_passes == 2
+
+
+def test_the_time_after_the_last_request_does_not_count(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("hpcserve.engine.vllm.load.time.monotonic", lambda: now)
+    meter = LoadMeter()
+    meter.open(RequestId("a"), 300)
+    now += 1.0
+    meter.observe(stats_of(PREFILL), None)
+    meter.close(RequestId("a"))
+    now += 500.0
+    meter.open(RequestId("b"), 300)
+    now += 1.0
+    meter.observe(stats_of(PREFILL), None)
+    assert meter.report().work.prefill_s == pytest.approx(2.0)
