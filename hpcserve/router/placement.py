@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,12 +108,12 @@ class Placement:
         if not num_free and not is_split:
             return
         lines = waiting(MOST_AT_ONCE)
-        units = self._units(lines, num_free, columns[0], now) if num_free else [[each] for each in lines]
-        rows = self._rows(units, [*decoders, *prefillers])
+        if num_free:
+            rows = self._rows(self._units(lines, num_free, columns[0], now), [*decoders, *prefillers])
+        else:
+            rows = self._rows([[each] for each in lines if not each.needs_prefill], [*decoders, *prefillers])
         if is_split:
-            chosen = [(row, self._choose_split(row, decoders, prefillers)) for row in rows]
-            yield from (choice for _, choice in chosen if choice is not None and choice.prefill is None)
-            rows = [row for row, choice in chosen if choice is not None and choice.prefill is not None]
+            rows = yield from self._choose_local(rows, decoders, prefillers)
         if not rows or not num_free:
             return
         for row, info in self._match(rows, columns, free, is_split=is_split, now=now):
@@ -122,6 +122,22 @@ class Placement:
                 yield Choice(row.waiting.request, row.prompt, info.worker, None, is_fallback)
             elif (choice := self._choose_split(row, decoders, [info])) is not None:
                 yield choice
+
+    def _choose_local(
+        self, rows: list[_Row], decoders: list[WorkerInfo], prefillers: list[WorkerInfo]
+    ) -> Generator[Choice, None, list[_Row]]:
+        """Choose for those whose decode worker had better compute the prompt itself; return those it had better not."""
+        remote = []
+        for row in rows:
+            choice = self._choose_split(row, decoders, prefillers)
+            if choice is None:
+                continue
+            row.waiting.needs_prefill = choice.prefill is not None
+            if row.waiting.needs_prefill:
+                remote.append(row)
+            else:
+                yield choice
+        return remote
 
     def _units(self, lines: list[Waiting], num_free: int, anybody: WorkerInfo, now: float) -> list[list[Waiting]]:
         """Return who might start now, in order, and who of them together."""

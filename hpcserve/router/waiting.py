@@ -33,6 +33,7 @@ class Waiting:
     since: float  # Unix time
     work_ms: float  # to compute its prompt, as predicted when it came
     due: tuple[float, int]  # orders a tenant's; the number tells equals apart
+    needs_prefill: bool = False  # when it was last looked at, it was for a prefill worker, and none was free
 
     @property
     def tenant(self) -> str:

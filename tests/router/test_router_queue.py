@@ -174,6 +174,19 @@ def test_prefill_workers_get_one_prompt_at_a_time_and_short_ones_do_not_wait(ben
     assert {placed.request_id, later.request_id} == {first, second}
 
 
+def test_short_prompts_that_come_together_are_spread_over_the_decode_workers(bench):
+    made = bench(policy="kv")
+    made.add(Role.PREFILL, "p", engine=engine())
+    made.add(Role.DECODE, "d0", "d1", engine=engine())
+    for _ in range(2):
+        made.assign(200, [], exclude=("d0",))  # so that at first d0 is better for all of them
+    for _ in range(8):
+        submit(made, 200)
+    decode = list(places(made).values())
+    assert len(decode) == 8
+    assert decode.count("d1") >= 2
+
+
 def test_without_prefill_workers_the_decode_workers_compute_and_that_is_counted(bench):
     made = bench(policy="kv")
     made.add(Role.DECODE, "d0", engine=engine())
