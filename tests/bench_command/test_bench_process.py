@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.real  # an engine is measured by the clock, which takes its time
+
 TRACE = Path(__file__).parents[1] / "data" / "mooncake_conversation_200.jsonl"
 COMMAND = [sys.executable, "-c", "from hpcserve.cli import main; main(prog_name='hpcserve')"]
 # few blocks, a mock that is ahead of time: what takes time here is starting Python
