@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from hpcserve.router.load import LoadBook
 from hpcserve.router.policies import Candidate
+from hpcserve.router.policies.kv import ROOM
 from hpcserve.router.prompt import Prompt
 from hpcserve.router.pulls import can_move_kv
 from hpcserve.router.rates import Rates
 from hpcserve.types import WorkerId, WorkerInfo
-
-ROOM = 0.95
-"""Share of a KV cache that prompts may fill; the rest is for what the requests generate."""
 
 
 class Candidates:
@@ -43,7 +41,6 @@ class Candidates:
             queued_tokens=load.queued_tokens,
             new_tokens=prompt.uncached_tokens(worker),
             pull_tokens=prompt.pullable_tokens(worker) if can_move_kv(info) else 0,
-            elsewhere_ms=0.0,
             decode_blocks=load.blocks + new_blocks,
             new_blocks=new_blocks,
             capacity=_capacity(info),
@@ -59,10 +56,6 @@ class Candidates:
             queued_tokens=load.queued_tokens,
             new_tokens=prompt.uncached_tokens(worker),
             pull_tokens=prompt.pullable_tokens(worker) if can_move_kv(info) else 0,
-            elsewhere_ms=0.0,
-            decode_blocks=0,
-            new_blocks=0,
-            capacity=0,
         )
 
     def has_room(self, info: WorkerInfo, prompt: Prompt) -> bool:
@@ -82,10 +75,6 @@ class Candidates:
         return Candidate(
             worker=worker,
             load=load.num_requests,
-            num_queued=0,
-            queued_tokens=0,
-            new_tokens=0,
-            pull_tokens=0,
             elsewhere_ms=elsewhere_ms + self._rates.of(worker).pull_ms(prompt.uncached_tokens(worker)),
             decode_blocks=load.blocks + new_blocks,
             new_blocks=new_blocks,

@@ -215,14 +215,14 @@ class Router:
     def _place(self, choice: Choice, now: float) -> Assignment:
         request, prompt, decode, prefill = choice.request, choice.prompt, choice.decode, choice.prefill
         computes = decode if prefill is None else prefill
-        source = self._pulls_from(computes, prompt)
+        source, work_ms = self._fetch(computes, prompt)
         cached = prompt.cached_tokens(source or computes)
         uncached = prompt.num_tokens - cached
         for worker in {decode, computes}:
             work = uncached if worker == computes else 0
             self._approximate.placed(worker, request.block_hashes, now)
             self._book.book(worker, request.request_id, prefill_tokens=work, blocks=prompt.new_blocks(worker))
-        self._book.expect(computes, self._work_s(computes, prompt, source), now)
+        self._book.expect(computes, work_ms / 1000, now)
         assignment = Assignment(
             request_id=request.request_id,
             decode=decode,
@@ -237,20 +237,16 @@ class Router:
         self._counts.prefill_fallbacks += choice.is_fallback
         return assignment
 
-    def _work_s(self, worker: WorkerId, prompt: Prompt, source: WorkerId | None) -> float:
-        """Return how long `worker` takes to pull and compute what it lacks."""
-        timing, pulled = self._rates.of(worker), prompt.pullable_tokens(worker) if source else 0
-        pull_ms = timing.pull_ms(pulled) if pulled else 0.0
-        return (pull_ms + timing.prefill_ms(prompt.uncached_tokens(worker) - pulled)) / 1000
-
     def _tick(self, now: float) -> None:
         self._book.tick(now)
         self._approximate.expire(now)
 
-    def _pulls_from(self, worker: WorkerId, prompt: Prompt) -> WorkerId | None:
-        """Return whom `worker` pulls from; None if computing what it lacks is faster, or all that it can do."""
-        info, pullable = self._fleet.get(worker), prompt.pullable_tokens(worker)
-        if not pullable or info is None or not can_move_kv(info):
-            return None
-        pull_ms, _ = self._rates.of(worker).cheapest(prompt.uncached_tokens(worker), pullable)
-        return prompt.source if pull_ms else None
+    def _fetch(self, worker: WorkerId, prompt: Prompt) -> tuple[WorkerId | None, float]:
+        """Return whom `worker` pulls from, and the milliseconds until it has pulled and computed what it lacks.
+
+        It pulls from nobody if computing is faster, or all that it can do.
+        """
+        info, timing = self._fleet.get(worker), self._rates.of(worker)
+        pullable = prompt.pullable_tokens(worker) if info is not None and can_move_kv(info) else 0
+        pull_ms, rest = timing.cheapest(prompt.uncached_tokens(worker), pullable)
+        return prompt.source if pull_ms else None, pull_ms + timing.prefill_ms(rest)

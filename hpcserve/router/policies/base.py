@@ -18,14 +18,14 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     worker: WorkerId
     load: int  # what is there already: requests of a decoding worker, queued tokens of a prefill worker
-    num_queued: int  # requests whose prompts wait here
-    queued_tokens: int  # of those prompts, to compute here
-    new_tokens: int  # of this request, to compute here unless some are pulled
-    pull_tokens: int  # of those, what another worker holds and this one may pull
-    elsewhere_ms: float  # until a prefill worker has computed the prompt and its KV has moved here; 0 if not done
-    decode_blocks: int  # KV blocks active here, and added by this request
-    new_blocks: int  # of those, added by this request
-    capacity: int  # KV blocks of a decoding worker; 0 where they are not known
+    num_queued: int = 0  # requests whose prompts wait here
+    queued_tokens: int = 0  # of those prompts, to compute here
+    new_tokens: int = 0  # of this request, to compute here unless some are pulled
+    pull_tokens: int = 0  # of those, what another worker holds and this one may pull
+    elsewhere_ms: float = 0.0  # until a prefill worker has computed the prompt and its KV has moved here; 0 if not done
+    decode_blocks: int = 0  # KV blocks active here, and added by this request
+    new_blocks: int = 0  # of those, added by this request
+    capacity: int = 0  # KV blocks of a decoding worker; 0 where they are not known
 
 
 class Policy(Protocol):

@@ -25,7 +25,7 @@ HARM_STALL = 0.1
 HARM_GROWTH = 0.1
 OUTPUT_TOKENS = 340  # taken for the length of an answer, which nobody knows: the mean of Mooncake's conversations
 STEP_MS_OF_FULL_CACHE = 54.0  # what a decode step takes longer with a full cache than with an empty one
-ROOM = 0.95  # share of the blocks that may be in use before requests are kept away
+ROOM = 0.95  # share of the blocks that prompts may fill: the rest is for what the requests generate
 FULL_MS = 20_000.0  # for a whole cache beyond that: about the life of a request
 
 
