@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -62,7 +63,7 @@ class UsageRecorder:
         await self._write()  # what was used while the write before was under way
 
     async def _write(self) -> None:
-        now = {name: _usage(counts) for name, counts in self._counts.items()}
+        now = {name: Usage(**asdict(counts)) for name, counts in self._counts.items()}
         new = {name: each.since(self._written.get(name, Usage())) for name, each in now.items()}
         new = {name: each for name, each in new.items() if each.requests or each.prompt_tokens or each.generated_tokens}
         if not new:
@@ -76,15 +77,3 @@ class UsageRecorder:
             return
         self._complaint = ""
         self._written = now
-
-
-def _usage(counts: TenantCounts) -> Usage:
-    return Usage(
-        requests=counts.requests,
-        rate_limited=counts.rate_limited,
-        prompt_tokens=counts.prompt_tokens,
-        cached_tokens=counts.cached_tokens,
-        generated_tokens=counts.generated_tokens,
-        first_used=counts.first_used,
-        last_used=counts.last_used,
-    )
