@@ -29,6 +29,10 @@ class ModelConfig(Section):
     )
     tensor_parallel: PositiveInt | None = Field(None, description="GPUs of one engine; default: GPUs of its job")
     chat_template: Path | None = Field(None, description="Jinja file that replaces the tokenizer's template")
+    tool_parser: str = Field(
+        "auto", description="vLLM's parser for tool calls; auto: the one of the model's family; none: no tools"
+    )
+    reasoning_parser: str = Field("none", description="vLLM's parser for reasoning, such as qwen3; none: no parser")
 
 
 class MockConfig(Section):
@@ -179,6 +183,9 @@ class FrontendConfig(Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all of this host's")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0: any free port")
+    processes: PositiveInt = Field(
+        1, description="on the one port; each takes the connections that the system gives it"
+    )
     tcp: bool = Field(True, description="false: listen on the Unix socket only")
     unix_socket: Path | None = Field(None, description="listen there too, in a directory of yours alone")
     tls_cert: Path | None = Field(None, description="certificate in PEM, with its chain; makes the endpoint https")
@@ -206,6 +213,17 @@ class DashboardConfig(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="0: any free port")
 
 
+class TracingConfig(Section):
+    """OpenTelemetry spans of requests. Off without an endpoint."""
+
+    endpoint: str | None = Field(
+        None, pattern="^https?://", description="OTLP over HTTP, such as http://localhost:4318/v1/traces"
+    )
+    sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="share of requests that nobody else decided on"
+    )
+
+
 class Config(Section):
     """One deployment: a namespace of its own."""
 
@@ -222,8 +240,10 @@ class Config(Section):
     frontend: FrontendConfig = FrontendConfig()
     security: SecurityConfig = SecurityConfig()
     dashboard: DashboardConfig = DashboardConfig()
+    tracing: TracingConfig = TracingConfig()
     strict: bool = Field(False, description="refuse fallbacks instead of warning about them")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of hpcserve's own log records")
+    log_format: Literal["text", "json"] = Field("text", description="json: one object a line")
 
     @property
     def served_name(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from hpcserve.errors import HpcserveError
 from hpcserve.frontend.admission import admit
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.collecting import Collected, collect_job
@@ -19,7 +20,7 @@ from hpcserve.frontend.logprobs import chat_logprobs
 from hpcserve.frontend.replies import ChatChoice, ChatCompletion, ChatReplyMessage, Usage
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, sampling_of
 from hpcserve.frontend.schemas import ChatBody
-from hpcserve.frontend.streaming import event, stream_job
+from hpcserve.frontend.streaming import DONE, event, failure_event, stream_job
 from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.validation import parse_chat
 from hpcserve.types import EngineOutput
@@ -31,14 +32,15 @@ async def create_chat_completion(request: web.Request) -> web.StreamResponse:
     """Handle one chat completion, streamed or not."""
     frontend = request.app[FRONTEND]
     body = parse_chat(await read_object(request))
-    job = await _job(frontend, body, terms_of(request, body))
+    job = await chat_job(frontend, body, terms_of(request, body))
     if body.stream:
         return await stream_job(request, job, ChatChunks(job, body))
     choices, usage = await collect_job(request, job)
     return json_response(_encode(_response(job, body, choices, usage)))
 
 
-async def _job(frontend: Frontend, body: ChatBody, terms: Terms) -> Job:
+async def chat_job(frontend: Frontend, body: ChatBody, terms: Terms) -> Job:
+    """Render the conversation and return what the engines are asked for. Other APIs for conversations use it, too."""
     context = admit(frontend, body.model)
     token_ids = await frontend.tokenizer.encode_chat(
         [message.for_template() for message in body.messages],
@@ -93,9 +95,13 @@ class ChatChunks:
         choice["token_ids"] = None
         return self._head + _encode(choice) + b"]}\n\n"
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """Return the event with the usage and no choices."""
-        return event({**self._envelope(), "usage": usage})
+    def ending(self, usage: Usage) -> bytes:
+        """Return the event with the usage and no choices, where it was asked for, and the last one."""
+        return (event({**self._envelope(), "usage": usage}) if self._job.include_usage else b"") + DONE
+
+    def failure(self, error: HpcserveError) -> bytes:
+        """Return OpenAI's event for an error."""
+        return failure_event(error)
 
     def _envelope(self) -> dict[str, object]:
         return {

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from hpcserve.errors import BadRequest
+from hpcserve.errors import BadRequest, HpcserveError
 from hpcserve.frontend.admission import admit
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.collecting import Collected, collect_job
@@ -21,7 +21,7 @@ from hpcserve.frontend.logprobs import completion_logprobs
 from hpcserve.frontend.replies import Completion, CompletionChoice, CompletionLogprobs, Usage
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, sampling_of
 from hpcserve.frontend.schemas import CompletionBody
-from hpcserve.frontend.streaming import event, stream_job
+from hpcserve.frontend.streaming import DONE, event, failure_event, stream_job
 from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.validation import parse_completion
 from hpcserve.types import EngineOutput, EngineRequest, Sampling
@@ -120,9 +120,13 @@ class CompletionChunks:
         }
         return self._head + _encode(choice) + b"]}\n\n"
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """Return the event with the usage and no choices."""
-        return event({**self._envelope(), "usage": usage})
+    def ending(self, usage: Usage) -> bytes:
+        """Return the event with the usage and no choices, where it was asked for, and the last one."""
+        return (event({**self._envelope(), "usage": usage}) if self._job.include_usage else b"") + DONE
+
+    def failure(self, error: HpcserveError) -> bytes:
+        """Return OpenAI's event for an error."""
+        return failure_event(error)
 
     def _logprobs(self, index: int, output: EngineOutput) -> CompletionLogprobs | None:
         if self._num_top is None:

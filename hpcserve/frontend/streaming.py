@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
+from hpcserve.errors import HpcserveError
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import FRONTEND, RECORD
 from hpcserve.frontend.errors import error_body
@@ -16,7 +17,7 @@ from hpcserve.frontend.replies import Usage
 from hpcserve.frontend.sse import SseStream
 from hpcserve.types import EngineOutput
 
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 
 
 class ChunkFormat(Protocol):
@@ -26,16 +27,23 @@ class ChunkFormat(Protocol):
         """Return the events that precede the first delta."""
         ...
 
-    def text_chunk(self, index: int) -> tuple[bytes, bytes]:
-        """Return what stands before and after the JSON string of a delta that is nothing but text."""
+    def text_chunk(self, index: int) -> tuple[bytes, bytes] | None:
+        """Return what stands before and after the JSON string of a delta that is nothing but text.
+
+        None: every delta goes through `chunk`, because no two events are alike.
+        """
         ...
 
     def chunk(self, index: int, output: EngineOutput) -> bytes:
-        """Return the event of any other delta: with logprobs, or with a finish reason."""
+        """Return the events of any other delta: parsed, with logprobs, or with a finish reason. May be empty."""
         ...
 
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """Return the event with the usage."""
+    def ending(self, usage: Usage) -> bytes:
+        """Return the events after the last delta, such as the usage and what says that the stream is complete."""
+        ...
+
+    def failure(self, error: HpcserveError) -> bytes:
+        """Return the events that end a stream which failed after its first delta."""
         ...
 
 
@@ -52,10 +60,9 @@ async def stream_job(request: web.Request, job: Job, chunks: ChunkFormat) -> web
             raise
         error = as_hpcserve_error(err)
         record.error = error.message
-        await stream.finish(b"data: " + error_body(error) + b"\n\n")
+        await stream.finish(chunks.failure(error))
     else:
-        usage = chunks.usage_chunk(generation.usage()) if job.include_usage else b""
-        await stream.finish(usage + _DONE)
+        await stream.finish(chunks.ending(generation.usage()))
     return stream.response
 
 
@@ -64,18 +71,31 @@ def event(value: dict[str, object]) -> bytes:
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
-def _delivery(stream: SseStream, chunks: ChunkFormat, index: int, is_single: bool) -> OnOutput:
-    head, tail = chunks.text_chunk(index)
+def failure_event(error: HpcserveError) -> bytes:
+    """Return OpenAI's event for an error."""
+    return b"data: " + error_body(error) + b"\n\n"
 
+
+def _delivery(stream: SseStream, chunks: ChunkFormat, index: int, is_single: bool) -> OnOutput:
     def deliver(output: EngineOutput) -> None:
+        events = chunks.chunk(index, output)
+        if output.finish_reason is not None and is_single:
+            stream.hold(events)
+        elif events:
+            stream.send(events)
+
+    text_chunk = chunks.text_chunk(index)
+    if text_chunk is None:
+        return deliver
+    head, tail = text_chunk
+
+    def deliver_text(output: EngineOutput) -> None:
         if output.finish_reason is None and not output.logprobs:
             stream.send_text(head, output.text, tail)
-        elif output.finish_reason is not None and is_single:
-            stream.hold(chunks.chunk(index, output))
         else:
-            stream.send(chunks.chunk(index, output))
+            deliver(output)
 
-    return deliver
+    return deliver_text
 
 
 def _count_drops(request: web.Request) -> Callable[[], None]:

@@ -1,0 +1,44 @@
+"""What a deployment is doing."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from hpcserve.types.ids import WorkerId
+from hpcserve.types.workers import LoadReport, WorkerInfo
+
+
+class Phase(StrEnum):
+    """Life of a deployment."""
+
+    STARTING = "starting"  # no worker is READY yet
+    SERVING = "serving"  # the endpoint answers
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What `hpcserve status` shows, and what a frontend is told when the workers change."""
+
+    name: str
+    phase: Phase
+    model: str
+    mode: str  # "aggregated" or "disaggregated"
+    policy: str
+    cluster: str  # "local" or "slurm"
+    endpoint: str | None = None  # base URL, ends in /v1
+    unix_socket: str | None = None  # path; the endpoint is there too, or only
+    dashboard: str | None = None  # URL
+    frontend_pid: int | None = None
+    head_pid: int | None = None
+    head_host: str | None = None
+    started_at: float = 0.0  # Unix time
+    wanted: dict[str, int] = {}  # workers by pool
+    workers: tuple[WorkerInfo, ...] = ()
+    load: dict[WorkerId, LoadReport] = {}
+    num_waiting: int = 0  # requests that no worker was chosen for yet
+    warnings: tuple[str, ...] = ()
+    detail: str = ""  # why it failed
