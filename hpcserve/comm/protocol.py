@@ -1,7 +1,7 @@
 """What hpcserve processes say to each other: three conversations, on one page.
 
 agent and head      Dask's worker stream: `ANNOUNCE` up, `COMMAND` down.
-frontend and head   a channel: "register", "assign", "prefilled", "release" up; "status" down.
+frontend and head   a channel: "register", "assign", "prefilled", "release", "report" up; "status" down.
 frontend and agent  a channel: "generate", "abort" up; "output" down.
 CLI and head        the same channel as a frontend's: "subscribe" and "stop" up; "status" down.
 """

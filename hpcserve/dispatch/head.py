@@ -13,12 +13,13 @@ from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.comm.tls import security
 from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Unavailable
 from hpcserve.state import StateDir
-from hpcserve.types import Assignment, RequestId, RouteRequest, Status
+from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic
 
 log = logging.getLogger(__name__)
 
 _CALL_TIMEOUT_S = 10.0
 _RETRY_S = 0.5
+_REPORT_INTERVAL_S = 1.0
 _decode_status = msgspec.msgpack.Decoder(Status).decode
 
 
@@ -28,6 +29,7 @@ class HeadLink:
     def __init__(self, state: StateDir) -> None:
         self._state = state
         self.me: FrontendInfo | None = None  # told to the head once there is an endpoint
+        self.traffic: Callable[[], Traffic] | None = None  # of this frontend, for the head to add up
         self.on_status: Callable[[Status], None] | None = None
         self._channel: Channel | None = None
         self.status: Status | None = None
@@ -87,6 +89,9 @@ class HeadLink:
         try:
             self._take(await channel.call("register", self.me, Status, timeout_s=_CALL_TIMEOUT_S))
             self._channel = channel
+            if self.traffic is not None:
+                reporting = asyncio.create_task(_report(channel, self.traffic))
+                running.add_done_callback(lambda _: reporting.cancel())
             await running
         finally:
             channel.close()
@@ -96,3 +101,14 @@ class HeadLink:
         self.status = status
         if self.on_status is not None:
             self.on_status(status)
+
+
+async def _report(channel: Channel, traffic: Callable[[], Traffic]) -> None:
+    """Tell the head at once, for it counts what is new from there on, and then whenever there was some."""
+    told: Traffic | None = None
+    while True:
+        now = traffic()
+        if now != told:
+            channel.send("report", now)
+            told = now
+        await asyncio.sleep(_REPORT_INTERVAL_S)

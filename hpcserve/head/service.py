@@ -13,8 +13,9 @@ from hpcserve.comm.channel import Channel, Listener
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.errors import BadRequest
 from hpcserve.head.assigner import Assigner
+from hpcserve.head.traffic import TrafficSum
 from hpcserve.router.router import Router
-from hpcserve.types import Assignment, RequestId, RouteRequest, Status, WorkerId
+from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic, WorkerId
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _PUBLISH_INTERVAL_S = 0.1  # changes closer together than this are told at once
 
 _decode_route = msgspec.msgpack.Decoder(RouteRequest).decode
+_decode_traffic = msgspec.msgpack.Decoder(Traffic).decode
 _decode_id = msgspec.msgpack.Decoder(RequestId).decode
 
 
@@ -46,6 +48,7 @@ class HeadService:
         self.on_frontend = on_frontend
         self.on_stop = on_stop
         self.peers: set[_Peer] = set()
+        self.traffic = TrafficSum()
         self._listener = Listener(self._open, security)
         self._changed = asyncio.Event()
         self._told: set[WorkerId] = set()  # whose addresses everybody knows
@@ -119,11 +122,15 @@ class _Peer:
             request_id = _decode_id(body)
             self._held.discard(request_id)
             self._service.assigner.release(request_id)
+        elif op == "report":
+            self._service.traffic.take(self, _decode_traffic(body))
+            self._service.notify()
         else:
             log.warning("ignored a message %r from %s", op, self.channel.peer_address)
 
     def on_close(self) -> None:
         self._service.peers.discard(self)
+        self._service.traffic.leave(self)
         for request_id in self._held:
             self._service.assigner.release(request_id)
         if self._is_frontend:

@@ -17,12 +17,12 @@ from prometheus_client.registry import Collector
 
 from hpcserve.observability.tenant_metrics import TenantCollector, TenantCounts
 from hpcserve.observability.worker_metrics import worker_families
-from hpcserve.types import Status
+from hpcserve.types import Status, Traffic
 
-_TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
-_ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
+TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
+ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
 _E2E_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 3840)
-_QUEUE_S = (*_TTFT_S, 320, 640)
+_QUEUE_S = (*TTFT_S, 320, 640)
 
 
 class LocalHistogram:
@@ -38,6 +38,11 @@ class LocalHistogram:
         """Count one observation."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Observations by bucket, the last one's bound being infinity."""
+        return tuple(self._counts)
 
     def family(self) -> HistogramMetricFamily:
         """Return the cumulative buckets that Prometheus wants."""
@@ -84,8 +89,8 @@ class ServiceMetrics(Collector):
         self.tenants: defaultdict[str, TenantCounts] = defaultdict(TenantCounts)  # by name
         self.disconnects = 0
         self.slow_clients = 0
-        self.ttft = LocalHistogram("hpcserve_time_to_first_token_seconds", "From request to first delta.", _TTFT_S)
-        self.itl = LocalHistogram("hpcserve_inter_token_latency_seconds", "Between two deltas of a sequence.", _ITL_S)
+        self.ttft = LocalHistogram("hpcserve_time_to_first_token_seconds", "From request to first delta.", TTFT_S)
+        self.itl = LocalHistogram("hpcserve_inter_token_latency_seconds", "Between two deltas of a sequence.", ITL_S)
         self.e2e = LocalHistogram("hpcserve_e2e_request_latency_seconds", "From request to last delta.", _E2E_S)
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -96,6 +101,19 @@ class ServiceMetrics(Collector):
         """Return all metrics in Prometheus' text format, or all that name no tenant."""
         text = generate_latest(self._registry)
         return text + generate_latest(self._of_tenants) if with_tenants else text
+
+    def traffic(self) -> Traffic:
+        """Return what the head is told of this frontend."""
+        return Traffic(
+            ttft=self.ttft.counts,
+            itl=self.itl.counts,
+            running=self.inflight,
+            queued=self.queued,
+            finished=self.finished.total(),
+            remote_prefills=self._dispatch.remote_prefills,
+            prefix_pulls=self._dispatch.prefixes_pulled,
+            moved=self._dispatch.reassigned,
+        )
 
     def collect(self) -> Iterable[Metric]:
         """Yield every family, as `prometheus_client` asks for them."""

@@ -135,6 +135,7 @@ class HeadProcess:
             workers=self._roster.workers(),
             load=self._roster.loads(),
             num_waiting=self._router.num_waiting,
+            traffic=self._service.traffic.total(),
             warnings=self._warnings(),
             detail=self._detail,
         )

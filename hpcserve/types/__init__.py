@@ -15,6 +15,7 @@ from hpcserve.types.ids import BlockHash, FinishReason, RequestId, WorkerId
 from hpcserve.types.kv_events import BlocksCleared, BlocksRemoved, BlocksStored, KvEvent, KvEventBatch
 from hpcserve.types.routing import Assignment, Caller, RouteRequest
 from hpcserve.types.status import Phase, Status
+from hpcserve.types.traffic import Traffic
 from hpcserve.types.workers import Ability, EngineInfo, LoadReport, Role, WorkDone, WorkerInfo, WorkerState
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "StructuredOutput",
     "TokenLogprob",
     "ToolCallDelta",
+    "Traffic",
     "WorkDone",
     "WorkerId",
     "WorkerInfo",

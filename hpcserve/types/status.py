@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from hpcserve.types.ids import WorkerId
+from hpcserve.types.traffic import Traffic
 from hpcserve.types.workers import LoadReport, WorkerInfo
 
 
@@ -40,5 +41,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     workers: tuple[WorkerInfo, ...] = ()
     load: dict[WorkerId, LoadReport] = {}
     num_waiting: int = 0  # requests that no worker was chosen for yet
+    traffic: Traffic | None = None  # of all frontends since the head started
     warnings: tuple[str, ...] = ()
     detail: str = ""  # why it failed
