@@ -55,7 +55,7 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         app = make_app(config, dispatcher, keys=_keys(config, state), tokenizer=tokenizer, metrics=metrics)
         site = await _listen(config, app)
         stack.push_async_callback(site.close)
-        head.me = _info(config, site)
+        head.me, head.traffic = _info(config, site), metrics.traffic
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
         log.info("listening on %s", " and ".join(filter(None, (head.me.endpoint, head.me.unix_socket))))
