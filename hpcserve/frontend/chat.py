@@ -44,7 +44,7 @@ async def chat_job(frontend: Frontend, body: ChatBody, terms: Terms) -> Job:
     context = admit(frontend, body.model)
     token_ids = await frontend.tokenizer.encode_chat(
         [message.for_template() for message in body.messages],
-        add_generation_prompt=body.add_generation_prompt,
+        add_generation_prompt=body.add_generation_prompt is not False,
         extra=body.chat_template_kwargs,
     )
     check_prompt(token_ids, frontend.tokenizer.vocab_size)

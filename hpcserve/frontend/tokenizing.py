@@ -51,7 +51,7 @@ async def _encode(tokenizer: Tokenizer, body: TokenizeTextBody | TokenizeChatBod
         return await tokenizer.encode_text(body.prompt, add_special_tokens=body.add_special_tokens)
     return await tokenizer.encode_chat(
         [message.for_template() for message in body.messages],
-        add_generation_prompt=body.add_generation_prompt,
+        add_generation_prompt=body.add_generation_prompt is not False,
         add_special_tokens=body.add_special_tokens,
         extra=body.chat_template_kwargs,
     )

@@ -16,63 +16,50 @@ _GENERATION: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (False,),
     "length_penalty": (1, 1.0),
     "early_stopping": (False,),
-    "bad_words": ([],),
-    "allowed_token_ids": (),
     "prompt_logprobs": (),
     "logprob_token_ids": (),
-    "truncate_prompt_tokens": (),
     "spaces_between_special_tokens": (True,),
-    "return_tokens_as_token_ids": (False,),
-    "return_token_ids": (False,),
     "kv_transfer_params": (),
-    "structured_outputs": (),
+    "ec_transfer_params": (),
+    "vllm_xargs": (),
+    "repetition_detection": (),
+    "routed_experts_prompt_start": (0,),
+    "stream_interval": (1,),
+    "thinking_token_budget": (),
+    "watermarking": (False,),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
     "guided_grammar": (),
-    "response_format": ({"type": "text"},),
 }
 CHAT: dict[str, tuple[Any, ...]] = _GENERATION | {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": (),
     "store": (False,),
     "web_search_options": (),
     "moderation": (),
     "prompt_cache_retention": (...,),
-    "include_reasoning": (True,),
     "echo": (False,),
-    "continue_final_message": (False,),
-    "add_special_tokens": (False,),
     "chat_template": (),
-    "documents": ([],),
     "mm_processor_kwargs": (),
+    "media_io_kwargs": (),
 }
 COMPLETION: dict[str, tuple[Any, ...]] = _GENERATION | {
     "suffix": ("",),
-    "add_special_tokens": (True,),
     "prompt_embeds": (),
 }
 TOKENIZE_CHAT: dict[str, tuple[Any, ...]] = {
-    name: CHAT[name]
-    for name in ("tools", "continue_final_message", "chat_template", "documents", "mm_processor_kwargs")
-} | {"media_io_kwargs": ()}
+    name: CHAT[name] for name in ("chat_template", "mm_processor_kwargs", "media_io_kwargs")
+}
 MESSAGE: dict[str, tuple[Any, ...]] = {
-    "tool_calls": ([],),
-    "tool_call_id": (),
     "function_call": (),
     "audio": (),
     "refusal": (),
     "annotations": ([],),
-    "reasoning": (),
-    "reasoning_content": (),
 }
 
 

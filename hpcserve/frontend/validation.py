@@ -14,6 +14,7 @@ from hpcserve.frontend.schemas import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
+    NamedTool,
     TokenizeChatBody,
     TokenizeTextBody,
 )
@@ -42,12 +43,30 @@ _BOUNDS = {
 def parse_chat(raw: dict[str, Any]) -> ChatBody:
     """Validate the body of a chat completion. Raises `BadRequest`."""
     body = _validate(ChatBody, _strip_chat(raw, unsupported.CHAT))
+    check_chat(body)
+    return body
+
+
+def check_chat(body: ChatBody) -> None:
+    """Raise `BadRequest` where fields of a conversation contradict each other."""
     if body.top_logprobs and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
     if body.max_tokens and body.max_completion_tokens and body.max_tokens != body.max_completion_tokens:
         message = f"max_tokens ({body.max_tokens}) and max_completion_tokens ({body.max_completion_tokens}) differ"
         raise BadRequest(message + "; send one of them", param="max_tokens")
-    return body
+    if body.continue_final_message and body.add_generation_prompt:
+        message = "continue_final_message and add_generation_prompt cannot both be true"
+        raise BadRequest(message, param="continue_final_message")
+    _check_tool_choice(body)
+
+
+def _check_tool_choice(body: ChatBody) -> None:
+    choice = body.tool_choice
+    if choice not in (None, "none") and body.tools is None:
+        raise BadRequest("tool_choice needs tools", param="tool_choice")
+    if isinstance(choice, NamedTool) and choice.function.name not in [each.function.name for each in body.tools or ()]:
+        name = choice.function.name[:60]
+        raise BadRequest(f"tool_choice names {name!r}, which is none of the tools", param="tool_choice")
 
 
 def parse_completion(raw: dict[str, Any]) -> CompletionBody:
