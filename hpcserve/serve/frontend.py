@@ -31,6 +31,7 @@ from hpcserve.keys import KeyFile
 from hpcserve.observability.logging import configure_logging
 from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
 from hpcserve.serve.listening import endpoint_url
+from hpcserve.serve.open_files import raise_open_files_limit
 from hpcserve.state import StateDir
 from hpcserve.usage import UsageFile
 
@@ -93,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     state = StateDir(parser.parse_args(argv).state_dir)
     config = state.read_config()
     configure_logging(config.log_level)
+    raise_open_files_limit()
     try:
         uvloop.run(run_frontend(config, state))
     except HpcserveError as err:
