@@ -114,7 +114,7 @@ async def test_thousands_of_idle_connections_leave_room_for_a_thousand_streams(
 
 async def test_clients_that_vanish_leave_nothing_running(deploy: Callable[..., Deployment]) -> None:
     flags = ("--cluster", "local", "--engine", "mock", "--nodes", "4", "--set", "security.auth=on")
-    deployment = deploy(*flags, "--set", "engine.mock.speedup=0.5")
+    deployment = deploy(*flags, "--set", "engine.mock.speedup=0.5", "--set", f"engine.mock.max_num_seqs={VANISHING}")
     async with connected(deployment, VANISHING) as connections:
         for number, (_, writer) in enumerate(connections):
             writer.write(chat(deployment, number, 4000))
