@@ -8,14 +8,22 @@ import math
 import re
 import secrets
 import time
-from typing import Any
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from hpcserve.errors import HpcserveError, MethodNotAllowed, NotFound, RateLimited, Unauthorized, Unavailable
+from hpcserve.errors import (
+    BadRequest,
+    HpcserveError,
+    MethodNotAllowed,
+    NotFound,
+    RateLimited,
+    Unauthorized,
+    Unavailable,
+)
 from hpcserve.frontend.context import FRONTEND, RECORD, RequestRecord
+from hpcserve.frontend.messages.errors import is_message_path, message_error_body, message_error_status
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +46,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         # Raised further it would be logged as a failure of ours; this goes to nobody.
         return web.Response(status=_CLIENT_CLOSED_REQUEST)
     if not response.prepared:
-        response.headers["x-request-id"] = record.request_id
+        response.headers.update(id_headers(request))
     _account(request, record, response.status)
     return response
 
@@ -49,8 +57,16 @@ def error_body(error: HpcserveError) -> bytes:
     return msgspec.json.encode({"error": body})
 
 
-def error_response(error: HpcserveError) -> web.Response:
-    """Return the HTTP response for an error."""
+def id_headers(request: web.Request) -> dict[str, str]:
+    """Return the headers that tell the request id, by the names that clients of the route know."""
+    request_id = request[RECORD].request_id
+    if is_message_path(request.path):
+        return {"x-request-id": request_id, "request-id": request_id}
+    return {"x-request-id": request_id}
+
+
+def error_response(error: HpcserveError, request: web.Request | None = None) -> web.Response:
+    """Return the HTTP response for an error, in the form that clients of the route know: OpenAI's, or Anthropic's."""
     headers = {}
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="hpcserve"'
@@ -59,6 +75,10 @@ def error_response(error: HpcserveError) -> web.Response:
         retry_after_s = _RETRY_AFTER_S
     if retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))  # whole seconds: RFC 9110, 10.2.3
+    if request is not None and is_message_path(request.path):
+        record = request.get(RECORD)
+        body = message_error_body(error, record.request_id if record is not None else None)
+        return json_response(body, status=message_error_status(error), headers=headers)
     return json_response(error_body(error), status=error.http_status, headers=headers)
 
 
@@ -71,26 +91,29 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except HpcserveError as err:
-        return error_response(err)
+        return error_response(err, request)
     except web.HTTPException as err:
         return _translate(request, err)
     except ConnectionError:
         raise
     except Exception:
         log.exception("%s %s failed (id %s)", request.method, request.path, request[RECORD].request_id)
-        return error_response(HpcserveError(f"internal error; see the log for id {request[RECORD].request_id}"))
+        message = f"internal error; see the log for id {request[RECORD].request_id}"
+        return error_response(HpcserveError(message), request)
 
 
 def _translate(request: web.Request, error: web.HTTPException) -> web.Response:
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        response = error_response(MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {allowed}"))
+        refusal = MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {allowed}")
+        response = error_response(refusal, request)
         response.headers["Allow"] = allowed
         return response
     if isinstance(error, web.HTTPNotFound):
-        return error_response(NotFound(f"there is no route {request.path}; the API is under /v1"))
-    body: dict[str, Any] = {"message": error.reason, "type": "invalid_request_error", "param": None, "code": None}
-    return json_response(msgspec.json.encode({"error": body}), status=error.status)
+        return error_response(NotFound(f"there is no route {request.path}; the API is under /v1"), request)
+    response = error_response(BadRequest(error.reason), request)
+    response.set_status(error.status)
+    return response
 
 
 def _request_id(request: web.Request) -> str:

@@ -11,7 +11,7 @@ from aiohttp import web
 from hpcserve.errors import HpcserveError
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import FRONTEND, RECORD
-from hpcserve.frontend.errors import error_body
+from hpcserve.frontend.errors import error_body, id_headers
 from hpcserve.frontend.generation import Generation, Job, as_hpcserve_error
 from hpcserve.frontend.replies import Usage
 from hpcserve.frontend.sse import SseStream
@@ -50,7 +50,7 @@ class ChunkFormat(Protocol):
 async def stream_job(request: web.Request, job: Job, chunks: ChunkFormat) -> web.StreamResponse:
     """Run `job` and stream it. What fails before the first delta is raised; what fails later is the last event."""
     frontend, record = request.app[FRONTEND], request[RECORD]
-    stream = SseStream(request, chunks.preamble(), {"x-request-id": record.request_id}, _count_drops(request))
+    stream = SseStream(request, chunks.preamble(), id_headers(request), _count_drops(request))
     is_single = len(job.requests) == 1
     generation = Generation(frontend, record, job, lambda index: _delivery(stream, chunks, index, is_single))
     try:
