@@ -16,8 +16,11 @@ from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.description import Description
 from hpcserve.frontend.errors import error_response, guard
 from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.page import Page
+from hpcserve.frontend.status import HISTORY, NUM_POINTS, keep_history, show_status
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.tokenizing import detokenize, tokenize
+from hpcserve.observability.history import History
 from hpcserve.observability.metrics import ServiceMetrics
 
 
@@ -32,6 +35,8 @@ def make_app(
     middlewares = [guard] if keys is None else [guard, require_key(keys)]
     app = web.Application(middlewares=middlewares, client_max_size=int(config.frontend.max_body_mb * 1e6))
     app[FRONTEND] = Frontend(config, backend, tokenizer, metrics or ServiceMetrics(backend.status))
+    app[HISTORY] = History(NUM_POINTS)
+    app.cleanup_ctx.append(keep_history)
     router = app.router
     router.add_get("/v1/models", probes.list_models)
     router.add_get("/v1/models/{id:.+}", probes.get_model)
@@ -42,6 +47,10 @@ def make_app(
     router.add_get("/health", probes.health)
     router.add_get("/live", probes.live)
     router.add_get("/metrics", probes.metrics)
+    router.add_get("/status", show_status)
+    page = Page(has_keys=keys is not None)
+    router.add_get("/", page.index)
+    router.add_get("/page/{name}", page.part)
     description = Description(has_keys=keys is not None)
     router.add_get("/openapi.json", description.document)
     router.add_get("/docs", description.page)
@@ -53,7 +62,7 @@ async def _expect(request: web.Request) -> web.StreamResponse | None:
     try:
         check_declared_size(request)
     except BodyTooLarge as err:
-        return error_response(err)
+        return error_response(err, request)
     if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     return None

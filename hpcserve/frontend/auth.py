@@ -12,7 +12,7 @@ from hpcserve.errors import Unauthorized
 from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.key_ring import KeyRing
 
-_OPEN_PATHS = frozenset({"/health", "/live", "/openapi.json", "/docs"})
+_OPEN_ROUTES = frozenset({"/health", "/live", "/openapi.json", "/docs", "/", "/page/{name}"})
 
 
 def auth_required(config: Config, cluster_kind: str, host: str) -> bool:
@@ -33,7 +33,8 @@ def require_key(keys: KeyRing) -> Middleware:
 
     @web.middleware
     async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in _OPEN_PATHS:
+        resource = request.match_info.route.resource
+        if resource is not None and resource.canonical in _OPEN_ROUTES:
             return await handler(request)
         tenant = request[RECORD].tenant = await keys.find(_key_of(request))
         if request.method != "POST":

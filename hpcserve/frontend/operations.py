@@ -16,6 +16,7 @@ from hpcserve.frontend.schemas import (
     TokenizeChatBody,
     TokenizeTextBody,
 )
+from hpcserve.frontend.status import DeploymentStatus
 
 Errors = tuple[type[HpcserveError], ...]
 
@@ -71,7 +72,10 @@ OPERATIONS = (
         errors=(errors.Unavailable,), needs_key=False,
     ),
     Operation("GET", "/live", "Ask whether the process answers", replies.Alive, needs_key=False),
+    Operation("GET", "/status", "See what the deployment does", DeploymentStatus),
     Operation("GET", "/metrics", "Get metrics in Prometheus' format", "text/plain"),
+    Operation("GET", "/", "Open the page: what the deployment does, and a chat", "text/html", needs_key=False),
+    Operation("GET", "/page/{name}", "Get a part of the page", "*/*", errors=(errors.NotFound,), needs_key=False),
     Operation("GET", "/openapi.json", "Get this description", "application/json", needs_key=False),
     Operation("GET", "/docs", "Read this description", "text/html", needs_key=False),
 )  # fmt: skip
