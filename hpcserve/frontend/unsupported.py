@@ -40,6 +40,10 @@ CHAT: dict[str, tuple[Any, ...]] = _GENERATION | {
     "prediction": (),
     "verbosity": (),
     "store": (False,),
+    "no_stop_trim": (False,),  # this and the next three are SGLang's; vllm-router puts them into whatever it passes on
+    "separate_reasoning": (True,),
+    "stream_reasoning": (True,),
+    "return_hidden_states": (False,),
     "web_search_options": (),
     "moderation": (),
     "prompt_cache_retention": (...,),
