@@ -50,7 +50,7 @@ def make_app(
     router.add_get("/status", show_status)
     page = Page(has_keys=keys is not None)
     router.add_get("/", page.index)
-    router.add_get("/page/{name}", page.part)
+    router.add_get("/page/{name:.+}", page.part)
     description = Description(has_keys=keys is not None)
     router.add_get("/openapi.json", description.document)
     router.add_get("/docs", description.page)
