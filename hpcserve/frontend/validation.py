@@ -42,7 +42,7 @@ _BOUNDS = {
 
 def parse_chat(raw: dict[str, Any]) -> ChatBody:
     """Validate the body of a chat completion. Raises `BadRequest`."""
-    body = _validate(ChatBody, _strip_chat(raw, unsupported.CHAT))
+    body = validate(ChatBody, _strip_chat(raw, unsupported.CHAT))
     check_chat(body)
     return body
 
@@ -73,7 +73,7 @@ def parse_completion(raw: dict[str, Any]) -> CompletionBody:
     """Validate the body of a completion. Raises `BadRequest`."""
     fields = unsupported.strip_unsupported(raw, unsupported.COMPLETION)
     best_of = fields.pop("best_of", None)
-    body = _validate(CompletionBody, fields)
+    body = validate(CompletionBody, fields)
     if best_of is not None and (type(best_of) is not int or best_of != body.n):
         message = f"best_of = {_shown(best_of)} is not supported unless it equals n ({body.n})"
         raise Unsupported(message, param="best_of")
@@ -87,15 +87,15 @@ def parse_tokenize(raw: dict[str, Any]) -> TokenizeTextBody | TokenizeChatBody:
     if raw.get("messages") is not None:
         if raw.get("prompt") is not None:
             raise BadRequest("send either prompt or messages, not both", param="prompt")
-        return _validate(TokenizeChatBody, _strip_chat(raw, unsupported.TOKENIZE_CHAT))
+        return validate(TokenizeChatBody, _strip_chat(raw, unsupported.TOKENIZE_CHAT))
     if raw.get("prompt") is None:
         raise BadRequest("prompt or messages is required", param="prompt")
-    return _validate(TokenizeTextBody, unsupported.strip_unsupported(raw, {}))
+    return validate(TokenizeTextBody, unsupported.strip_unsupported(raw, {}))
 
 
 def parse_detokenize(raw: dict[str, Any]) -> DetokenizeBody:
     """Validate the body of /detokenize. Raises `BadRequest`."""
-    return _validate(DetokenizeBody, unsupported.strip_unsupported(raw, {}))
+    return validate(DetokenizeBody, unsupported.strip_unsupported(raw, {}))
 
 
 def _strip_chat(raw: dict[str, Any], known: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -108,7 +108,8 @@ def _strip_chat(raw: dict[str, Any], known: dict[str, tuple[Any, ...]]) -> dict[
     return fields
 
 
-def _validate(schema: type[B], fields: dict[str, Any]) -> B:
+def validate(schema: type[B], fields: dict[str, Any]) -> B:
+    """Return `fields` as a body of `schema`. Raises `BadRequest` for the first field that is wrong."""
     if fields.get("stream_options") and not fields.get("stream"):
         raise BadRequest("stream_options needs stream to be true", param="stream_options")
     try:
