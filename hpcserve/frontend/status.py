@@ -7,8 +7,8 @@ reasons, warnings, the dashboard) is for the operator, and for everybody where n
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterable
+from functools import partial
 
 import msgspec
 from aiohttp import web
@@ -17,8 +17,8 @@ from hpcserve.frontend.backend import context_length, ready_workers
 from hpcserve.frontend.context import FRONTEND, RECORD, Frontend
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.replies import Reply
-from hpcserve.observability.history import INTERVAL_S, History, Point
-from hpcserve.types import LoadReport, Status, WorkerInfo
+from hpcserve.observability.history import History, Point, keep
+from hpcserve.types import LoadReport, Status, Traffic, WorkerInfo
 
 NUM_POINTS = 120
 """That a frontend keeps: two minutes."""
@@ -96,18 +96,16 @@ async def show_status(request: web.Request) -> web.Response:
 
 async def keep_history(app: web.Application) -> AsyncIterator[None]:
     """A context of the application: one point a second while it runs."""
-    keeping = asyncio.create_task(_keep(app[HISTORY], app[FRONTEND]))
+    keeping = asyncio.create_task(keep(app[HISTORY], partial(_look, app[FRONTEND])))
     yield
     keeping.cancel()
     await asyncio.wait((keeping,))
 
 
-async def _keep(history: History, frontend: Frontend) -> None:
-    while True:
-        status = frontend.backend.status()
-        traffic = frontend.metrics.traffic() if status.traffic is None else status.traffic
-        history.take(status, traffic, time.time())
-        await asyncio.sleep(INTERVAL_S)
+def _look(frontend: Frontend) -> tuple[Status, Traffic]:
+    """Return what is known of the deployment; of its traffic this frontend's, until the head has told that of all."""
+    status = frontend.backend.status()
+    return status, frontend.metrics.traffic() if status.traffic is None else status.traffic
 
 
 def _status(status: Status, points: Iterable[Point], *, may_chat: bool, is_operator: bool) -> DeploymentStatus:

@@ -6,8 +6,10 @@ the dashboard, each frontend for its page. It is kept in memory, and bounded.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +19,7 @@ from hpcserve.observability.quantiles import quantile
 from hpcserve.types import LoadReport, Status, Traffic, WorkerId, WorkerState
 
 INTERVAL_S = 1.0
-"""How often `History.take` is meant to be called."""
+"""Between two points."""
 RATE_WINDOW_S = 5.0
 LATENCY_WINDOW_S = 30.0
 """Rates, and latencies and shares, are those of so many seconds before each point."""
@@ -89,6 +91,13 @@ class History:
         first = next(each for each in self._marks if each.at >= mark.at - window_s)
         work = _Work(*(now - then for now, then in zip(mark.work, first.work, strict=True)))
         return _Span(mark.at - first.at, mark.traffic - first.traffic, work)
+
+
+async def keep(history: History, look: Callable[[], tuple[Status, Traffic]]) -> None:
+    """Add a point every `INTERVAL_S` until cancelled."""
+    while True:
+        history.take(*look(), time.time())
+        await asyncio.sleep(INTERVAL_S)
 
 
 class _Work(NamedTuple):

@@ -23,10 +23,12 @@ from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import security
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError, HpcserveError
+from hpcserve.head import dashboard
 from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.reconciler import Reconciler
 from hpcserve.head.roster import Roster
 from hpcserve.head.service import HeadService
+from hpcserve.observability.history import History, keep
 from hpcserve.observability.log_files import tail
 from hpcserve.observability.logging import configure_logging
 from hpcserve.router.router import Router
@@ -63,6 +65,7 @@ class HeadProcess:
         self._stopping = asyncio.Event()
         self._is_forced = asyncio.Event()
         self._dashboard: str | None = None
+        self._history = History(dashboard.NUM_POINTS)
         identity = security(state.tls_cert, state.tls_key)
         self._router = Router(config.router, config.engine.block_size)
         self._roster = Roster(self._router, self._on_change)
@@ -96,7 +99,8 @@ class HeadProcess:
             address = await self._service.start(self._host)
             scheduler.add_plugin(self._plugin)
             await self._plugin.start(scheduler)
-            self._dashboard = _dashboard_url(scheduler) if self._config.dashboard.enabled else None
+            if self._config.dashboard.enabled:
+                self._dashboard = dashboard.link(scheduler)
             self._state.write_head(
                 HeadRecord(
                     proc=Proc.of(os.getpid()),
@@ -145,6 +149,9 @@ class HeadProcess:
             asyncio.create_task(self._until_stopped(), name="wait for stop"),
             asyncio.create_task(self._service.publish_loop(), name="publish"),
             asyncio.create_task(self._reconciler.run(), name="reconcile"),
+            asyncio.create_task(
+                keep(self._history, lambda: (self.status(), self._service.traffic.total())), name="keep the history"
+            ),
             asyncio.create_task(self._frontend.run(), name="keep the frontend"),
         }
         try:
@@ -199,6 +206,8 @@ class HeadProcess:
         from distributed import Scheduler
 
         dask.config.set(DASK_CONFIG)
+        if self._config.dashboard.enabled:
+            dashboard.register(self.status, self._history)
         return Scheduler(
             protocol="tls",
             host=self._host,
@@ -244,10 +253,6 @@ def _address_warnings(config: Config, host: str) -> tuple[str, ...]:
         raise ConfigError(message)
     log.warning("%s", message)
     return (message,)
-
-
-def _dashboard_url(scheduler: Any) -> str:
-    return f"http://{LOOPBACK}:{scheduler.http_server.port}/status"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -114,7 +114,7 @@ def test_the_dask_dashboard_shows_the_workers(local: Callable[..., Deployment]) 
     deployment = local("--nodes", "2")
     url = deployment.up["dashboard"]
     assert url.startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(url.replace("/status", "/info/main/workers.html"), timeout=10) as page:
+    with urllib.request.urlopen(url.replace("/hpcserve", "/info/main/workers.html"), timeout=10) as page:
         text = page.read().decode()
     assert all(worker["id"] in text for worker in deployment.up["workers"])
     with urllib.request.urlopen(url, timeout=10) as page:

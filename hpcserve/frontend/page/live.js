@@ -8,7 +8,7 @@ const latest = (values) => (values.length ? values[values.length - 1] : null);
 const latency = (name) => (status) => {
   const [p50, unit] = milliseconds(latest(status.history[`${name}_p50_ms`]));
   const p90 = milliseconds(latest(status.history[`${name}_p90_ms`])).join(" ").trim();
-  return [p50, unit, `p50 · p90 ${p90}`, [status.history[`${name}_p50_ms`], status.history[`${name}_p90_ms`]]];
+  return [p50, unit, `median · p90 ${p90}`, [status.history[`${name}_p50_ms`], status.history[`${name}_p90_ms`]]];
 };
 
 // id, title, and what it shows: number, unit, second line, series, value of the chart's upper edge
