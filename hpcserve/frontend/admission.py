@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hpcserve.errors import ModelNotFound, Unavailable
-from hpcserve.frontend.backend import context_length, why_not_ready
+from hpcserve.frontend.backend import context_length, ready_workers, why_not_ready
 from hpcserve.frontend.context import Frontend
+from hpcserve.types import Ability
 
 
 def admit(frontend: Frontend, model: str) -> int:
@@ -22,3 +23,10 @@ def check_model(frontend: Frontend, model: str) -> None:
     served = frontend.config.served_name
     if model != served:
         raise ModelNotFound(f"the model {model[:100]!r} is not served here; use {served!r}", param="model")
+
+
+def abilities(frontend: Frontend) -> frozenset[Ability]:
+    """Return what every engine that may get a request can do."""
+    workers = ready_workers(frontend.backend.status())
+    each_can = [set(worker.engine.can) for worker in workers if worker.engine is not None]
+    return frozenset(set.intersection(*each_can)) if each_can else frozenset()

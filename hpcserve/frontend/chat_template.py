@@ -1,7 +1,7 @@
 """Renders a model's chat template. Jinja is set up as transformers does it, which templates are written for.
 
 See `transformers.utils.chat_template_utils`; it is not imported, because that costs a process seconds and hundreds of
-megabytes. Tools and documents are not passed.
+megabytes. A template sees what vLLM would give it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hpcserve.errors import BadRequest, ConfigError
+from hpcserve.frontend.content_format import content_format_of
+
+_CONTINUED = "<<the-message-to-be-continued-ends-here>> "  # a template that trims messages trims its space
 
 
 class ChatTemplate:
@@ -26,10 +29,13 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Compile `source`. Raises `ConfigError` when it is not a template."""
         self._special_tokens = dict(special_tokens)
+        self._knows_developers = "'developer'" in source or '"developer"' in source
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
             # A plain dict: jinja2's ChainMap is slow to copy, which happens at every rendering.
             self._template.globals = dict(self._template.globals)
+            self.content_format = content_format_of(environment.parse(source))
         except jinja2.TemplateSyntaxError as err:
             raise ConfigError(f"the chat template does not compile: line {err.lineno}: {err.message}") from err
 
@@ -38,18 +44,61 @@ class ChatTemplate:
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, str]] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> str:
-        """Return the prompt. `extra` are variables of the model's own template. Raises `BadRequest` if it refuses."""
-        variables = {"tools": None, "documents": None, **self._special_tokens, **(extra or {})}
+        """Return the prompt. `extra` are variables of the model's own template. Raises `BadRequest` if it refuses.
+
+        With `continue_final_message` the prompt ends where the last message's text does.
+        """
+        if not self._knows_developers and any(each["role"] == "developer" for each in messages):
+            messages = without_developers(messages)
+        if continue_final_message:
+            messages = [*messages[:-1], _with_end(messages[-1])]
+        variables: dict[str, Any] = {"tools": tools, "documents": documents, **self._special_tokens, **(extra or {})}
         variables["messages"] = messages
         variables["add_generation_prompt"] = add_generation_prompt
         try:
-            return self._template.render(variables)
+            text = self._template.render(variables)
         except (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as err:
             # What a template does with data that its author did not think of is the request's fault, not ours.
             message = f"the model's chat template refuses these messages: {err}"
             raise BadRequest(message, param="messages") from err
+        return _until_end(text) if continue_final_message else text
+
+
+def without_developers(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return `messages` for a template that knows no role developer: they become the system, which speaks first."""
+    renamed = [{**each, "role": "system"} if each["role"] == "developer" else each for each in messages]
+    system = [each for each in renamed if each["role"] == "system"]
+    if len(system) == 1 and renamed[0] is system[0]:
+        return renamed
+    merged = {"role": "system", "content": "\n\n".join(text for each in system if (text := _text(each["content"])))}
+    return [merged, *(each for each in renamed if each["role"] != "system")]
+
+
+def _text(content: str | list[dict[str, str]]) -> str:
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+
+
+def _with_end(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": content + _CONTINUED}
+    if not content:
+        raise BadRequest("continue_final_message needs text in the last message", param="continue_final_message")
+    last = {**content[-1], "text": content[-1]["text"] + _CONTINUED}
+    return {**message, "content": [*content[:-1], last]}
+
+
+def _until_end(text: str) -> str:
+    end = text.rfind(_CONTINUED.strip())
+    if end < 0:
+        message = "the model's chat template does not show the last message, so that it cannot be continued"
+        raise BadRequest(message, param="continue_final_message")
+    return text[:end] if text.startswith(_CONTINUED, end) else text[:end].rstrip()
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

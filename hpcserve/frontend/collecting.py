@@ -10,7 +10,7 @@ from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import FRONTEND, RECORD
 from hpcserve.frontend.generation import Generation, Job
 from hpcserve.frontend.replies import Usage
-from hpcserve.types import EngineOutput, FinishReason, TokenLogprob
+from hpcserve.types import EngineOutput, FinishReason, ParsedDelta, TokenLogprob
 
 
 @dataclass
@@ -18,9 +18,11 @@ class Collected:
     """All deltas of one choice, put together."""
 
     texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
+    parsed: ParsedDelta | None = None  # of the whole text, where it is parsed
 
     @property
     def text(self) -> str:
@@ -30,7 +32,9 @@ class Collected:
     def add(self, output: EngineOutput) -> None:
         """Take one delta."""
         self.texts.append(output.text)
+        self.token_ids.extend(output.token_ids)
         self.logprobs.extend(output.logprobs)
+        self.parsed = output.parsed
         self.finish_reason = output.finish_reason
         self.stop_reason = output.stop_reason
 

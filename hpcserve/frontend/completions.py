@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from hpcserve.errors import BadRequest, HpcserveError
+from hpcserve.errors import BadRequest
 from hpcserve.frontend.admission import admit
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.collecting import Collected, collect_job
+from hpcserve.frontend.completion_chunks import CompletionChunks
 from hpcserve.frontend.context import FRONTEND, Frontend
+from hpcserve.frontend.demands import check_structure
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.generation import Job
 from hpcserve.frontend.logprobs import completion_logprobs
-from hpcserve.frontend.replies import Completion, CompletionChoice, CompletionLogprobs, Usage
-from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, sampling_of
+from hpcserve.frontend.replies import SYSTEM_FINGERPRINT, Completion, CompletionChoice, Usage, whole_usage
+from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, prompt_limit, sampling_of, truncated
 from hpcserve.frontend.schemas import CompletionBody
-from hpcserve.frontend.streaming import DONE, event, failure_event, stream_job
+from hpcserve.frontend.streaming import stream_job
 from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.validation import parse_completion
-from hpcserve.types import EngineOutput, EngineRequest, Sampling
+from hpcserve.types import EngineRequest, Sampling
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 _MAX_SEQUENCES = 2048
-
-_encode = msgspec.json.encode
 
 
 async def create_completion(request: web.Request) -> web.StreamResponse:
@@ -41,19 +39,21 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     if body.stream:
         return await stream_job(request, job, CompletionChunks(job, body, echoes))
     choices, usage = await collect_job(request, job)
-    return json_response(_encode(_response(job, body, echoes, choices, usage)))
+    return json_response(msgspec.json.encode(_response(job, body, echoes, choices, usage)))
 
 
 async def _job(frontend: Frontend, body: CompletionBody, terms: Terms) -> Job:
     context = admit(frontend, body.model)
+    check_structure(frontend, body)
     prompts: list[str] | list[list[int]] = body.prompt
     if len(prompts) * body.n > _MAX_SEQUENCES:
         message = f"{len(prompts)} prompts with n = {body.n} are over {_MAX_SEQUENCES} sequences; send fewer at once"
         raise BadRequest(message, param="prompt")
     request_id = f"cmpl-{secrets.token_hex(16)}"
     requests: list[EngineRequest] = []
+    limit = prompt_limit(body, body.max_tokens, context)
     for prompt in prompts:
-        token_ids = await frontend.tokenizer.encode_text(prompt) if isinstance(prompt, str) else prompt
+        token_ids = await _token_ids(frontend, body, prompt, limit)
         sampling = _sampling(frontend, body, context, token_ids)
         requests += engine_requests(terms, body.n, request_id, len(requests), token_ids, sampling)
     return Job(
@@ -67,6 +67,16 @@ async def _job(frontend: Frontend, body: CompletionBody, terms: Terms) -> Job:
     )
 
 
+async def _token_ids(frontend: Frontend, body: CompletionBody, prompt: str | list[int], limit: int | None) -> list[int]:
+    if not isinstance(prompt, str):
+        return truncated(prompt, body, limit)
+    keeps_special = limit if body.truncation_side is None else None
+    token_ids = await frontend.tokenizer.encode_text(
+        prompt, add_special_tokens=body.add_special_tokens, limit=keeps_special
+    )
+    return truncated(token_ids, body, limit)
+
+
 def _sampling(frontend: Frontend, body: CompletionBody, context: int, token_ids: list[int]) -> Sampling:
     check_prompt(token_ids, frontend.tokenizer.vocab_size)
     room = output_room(len(token_ids), body.max_tokens, context)
@@ -76,73 +86,10 @@ def _sampling(frontend: Frontend, body: CompletionBody, context: int, token_ids:
 
 def _echoes(frontend: Frontend, body: CompletionBody) -> list[str]:
     """Return what each choice begins with: its prompt when it is to be echoed."""
-    if not body.echo:
+    if not body.echo or body.return_token_ids:  # vLLM gives the prompt's ids instead of its text
         return [""] * (len(body.prompt) * body.n)
     texts = [each if isinstance(each, str) else frontend.tokenizer.decode(each) for each in body.prompt]
     return [text for text in texts for _ in range(body.n)]
-
-
-class CompletionChunks:
-    """The events of one streamed completion."""
-
-    def __init__(self, job: Job, body: CompletionBody, echoes: Sequence[str]) -> None:
-        self._job = job
-        self._num_top = body.logprobs
-        self._echoes = echoes
-        self._offsets = [0] * len(job.requests)  # where the next token with logprobs starts in its text
-        self._head = event(self._envelope())[: -len(b"]}\n\n")]
-
-    def preamble(self) -> bytes:
-        """Return the chunks with the echoed prompts."""
-        chunks = []
-        for index, text in enumerate(self._echoes):
-            if text:
-                head, tail = self.text_chunk(index)
-                chunks.append(head + _encode(text) + tail)
-        return b"".join(chunks)
-
-    def text_chunk(self, index: int) -> tuple[bytes, bytes]:
-        """Return the parts around the text of a delta."""
-        reasons = b',"logprobs":null,"finish_reason":null,"stop_reason":null'
-        tail = reasons + b',"prompt_token_ids":null,"token_ids":null}]}\n\n'
-        return self._head + b'{"index":%d,"text":' % index, tail
-
-    def chunk(self, index: int, output: EngineOutput) -> bytes:
-        """Return the event of a delta with logprobs or a finish reason."""
-        choice: dict[str, Any] = {
-            "index": index,
-            "text": output.text,
-            "logprobs": self._logprobs(index, output),
-            "finish_reason": output.finish_reason,
-            "stop_reason": output.stop_reason,
-            "prompt_token_ids": None,
-            "token_ids": None,
-        }
-        return self._head + _encode(choice) + b"]}\n\n"
-
-    def ending(self, usage: Usage) -> bytes:
-        """Return the event with the usage and no choices, where it was asked for, and the last one."""
-        return (event({**self._envelope(), "usage": usage}) if self._job.include_usage else b"") + DONE
-
-    def failure(self, error: HpcserveError) -> bytes:
-        """Return OpenAI's event for an error."""
-        return failure_event(error)
-
-    def _logprobs(self, index: int, output: EngineOutput) -> CompletionLogprobs | None:
-        if self._num_top is None:
-            return None
-        offset = self._offsets[index]
-        self._offsets[index] += sum(len(each.token) for each in output.logprobs)
-        return completion_logprobs(output.logprobs, self._num_top, offset)
-
-    def _envelope(self) -> dict[str, object]:
-        return {
-            "id": self._job.request_id,
-            "object": "text_completion",
-            "created": self._job.created,
-            "model": self._job.model,
-            "choices": [],
-        }
 
 
 def _response(job: Job, body: CompletionBody, echoes: list[str], choices: list[Collected], usage: Usage) -> Completion:
@@ -151,22 +98,29 @@ def _response(job: Job, body: CompletionBody, echoes: list[str], choices: list[C
         object="text_completion",
         created=job.created,
         model=job.model,
-        choices=[_choice(index, each, body, echoes[index]) for index, each in enumerate(choices)],
+        choices=[
+            _choice(index, each, body, echoes[index], job.requests[index].token_ids)
+            for index, each in enumerate(choices)
+        ],
         service_tier=None,
-        system_fingerprint=None,
-        usage=usage,
-        kv_transfer_params=None,
+        system_fingerprint=SYSTEM_FINGERPRINT,
+        usage=whole_usage(usage),
     )
 
 
-def _choice(index: int, collected: Collected, body: CompletionBody, echo: str) -> CompletionChoice:
+def _choice(
+    index: int, collected: Collected, body: CompletionBody, echo: str, prompt_token_ids: list[int]
+) -> CompletionChoice:
+    logprobs = None
+    if body.logprobs is not None:
+        logprobs = completion_logprobs(collected.logprobs, body.logprobs, as_ids=body.return_tokens_as_token_ids)
     return CompletionChoice(
         index=index,
         text=echo + collected.text,
-        logprobs=None if body.logprobs is None else completion_logprobs(collected.logprobs, body.logprobs),
+        logprobs=logprobs,
         finish_reason=collected.finish_reason,
         stop_reason=collected.stop_reason,
-        token_ids=None,
+        token_ids=collected.token_ids if body.return_token_ids else None,
         prompt_logprobs=None,
-        prompt_token_ids=None,
+        prompt_token_ids=prompt_token_ids if body.return_token_ids else None,
     )

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from hpcserve.errors import DeadlineExceeded, EngineError, HpcserveError, Unavailable
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import Frontend, RequestRecord
-from hpcserve.frontend.replies import PromptTokensDetails, Usage
+from hpcserve.frontend.replies import CompletionTokensDetails, PromptTokensDetails, Usage
 from hpcserve.types import Caller, EngineOutput, EngineRequest, FinishReason
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class Choice:
         "finish_reason",
         "num_tokens",
         "pulled_tokens",
+        "reasoning_tokens",
     )
 
     def __init__(self, generation: Generation, deliver: OnOutput) -> None:
@@ -56,6 +59,7 @@ class Choice:
         self.num_tokens = 0
         self.cached_tokens: int | None = None
         self.pulled_tokens = 0
+        self.reasoning_tokens: int | None = None  # where a reasoning parser counts them
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
 
@@ -73,6 +77,8 @@ class Choice:
             self.pulled_tokens = output.pulled_tokens
         if output.finish_reason is not None:
             self.finish_reason = output.finish_reason
+            if output.parsed is not None:
+                self.reasoning_tokens = output.parsed.reasoning_tokens
             if output.finish_reason in ("error", "abort"):
                 self.error = output.error
                 return
@@ -129,11 +135,13 @@ class Generation:
         """Return what the client is told of the tokens."""
         prompt = self._job.num_prompt_tokens
         generated = sum(each.num_tokens for each in self.choices)
+        reasoning = [each.reasoning_tokens for each in self.choices if each.reasoning_tokens is not None]
         return Usage(
             prompt_tokens=prompt,
             total_tokens=prompt + generated,
             completion_tokens=generated,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self._cached_tokens()),
+            completion_tokens_details=CompletionTokensDetails(sum(reasoning)) if reasoning else UNSET,
         )
 
     async def _run_all(self) -> None:

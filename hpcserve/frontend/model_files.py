@@ -25,16 +25,18 @@ def read_special_tokens(directory: Path) -> dict[str, str]:
     return tokens
 
 
-def read_chat_template(directory: Path) -> str | None:
-    """Return the model's default chat template, wherever its makers put it; None if it has none."""
-    file = directory / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = _read_json(directory / "tokenizer_config.json").get("chat_template")
-    template = template or _read_json(directory / "chat_template.json").get("chat_template")
-    if isinstance(template, list):  # several, by name
-        template = {each["name"]: each["template"] for each in template}.get("default")
-    return template if isinstance(template, str) else None
+def read_chat_templates(directory: Path) -> dict[str, str]:
+    """Return the model's chat templates by name ("default", "tool_use"), wherever its makers put them."""
+    files = {file.stem: file for file in sorted((directory / "additional_chat_templates").glob("*.jinja"))}
+    if (directory / "chat_template.jinja").is_file():
+        files["default"] = directory / "chat_template.jinja"
+    if files:
+        return {name: file.read_text(encoding="utf-8") for name, file in files.items()}
+    config = _read_json(directory / "tokenizer_config.json")
+    given = config.get("chat_template") or _read_json(directory / "chat_template.json").get("chat_template")
+    if isinstance(given, list):  # several, by name
+        return {each["name"]: each["template"] for each in given}
+    return {"default": given} if isinstance(given, str) else {}
 
 
 def read_vocab_size(directory: Path) -> int:

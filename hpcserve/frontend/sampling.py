@@ -8,11 +8,17 @@ from hpcserve.errors import BadRequest, ContextTooLong
 from hpcserve.frontend.schemas import GenerationBody
 from hpcserve.frontend.terms import Terms
 from hpcserve.frontend.tokenizer import Tokenizer
-from hpcserve.types import EngineRequest, RequestId, Sampling
+from hpcserve.types import ChatParsing, EngineRequest, RequestId, Sampling, StructuredOutput
 
 
 def engine_requests(
-    terms: Terms, num_choices: int, request_id: str, first_index: int, token_ids: list[int], sampling: Sampling
+    terms: Terms,
+    num_choices: int,
+    request_id: str,
+    first_index: int,
+    token_ids: list[int],
+    sampling: Sampling,
+    parsing: ChatParsing | None = None,
 ) -> list[EngineRequest]:
     """Return one engine request a choice of one prompt; `first_index` is the index of its first choice."""
     requests = []
@@ -25,6 +31,7 @@ def engine_requests(
                 sampling=_with_seed(sampling, choice),
                 priority=terms.priority,
                 cache_salt=terms.cache_salt,
+                parsing=parsing,
             )
         )
     return requests
@@ -58,7 +65,20 @@ def sampling_of(body: GenerationBody, tokenizer: Tokenizer, *, max_tokens: int, 
         include_stop=body.include_stop_str_in_output,
         ignore_eos=body.ignore_eos,
         skip_special_tokens=body.skip_special_tokens,
+        allowed_token_ids=_allowed_token_ids(body.allowed_token_ids, tokenizer.vocab_size),
+        bad_words=tuple(body.bad_words),
+        structured=structure_of(body),
     )
+
+
+def structure_of(body: GenerationBody) -> StructuredOutput | None:
+    """Return what the text has to look like; None for any. Raises `BadRequest` if the body says it twice."""
+    wanted = None if body.response_format is None else body.response_format.structure()
+    if body.structured_outputs is None:
+        return wanted
+    if wanted is not None:
+        raise BadRequest("send either response_format or structured_outputs, not both", param="structured_outputs")
+    return body.structured_outputs.structure()
 
 
 def output_room(num_prompt_tokens: int, wanted: int | None, context: int) -> int:
@@ -83,6 +103,30 @@ def output_room(num_prompt_tokens: int, wanted: int | None, context: int) -> int
     return wanted
 
 
+def prompt_limit(body: GenerationBody, max_tokens: int | None, context: int) -> int | None:
+    """Return how many tokens of the prompt are kept: `truncate_prompt_tokens`, or what a context leaves for -1.
+
+    Raises `BadRequest` if there is no room for so many.
+    """
+    kept = body.truncate_prompt_tokens
+    if kept is None:
+        return None
+    room = context - (max_tokens or 1)
+    if kept == -1 and room > 0:
+        return room
+    if not 0 < kept < context:
+        message = f"truncate_prompt_tokens must be -1 or from 1 to {context - 1}, got {kept}"
+        raise BadRequest(message, param="truncate_prompt_tokens")
+    return kept
+
+
+def truncated(token_ids: list[int], body: GenerationBody, limit: int | None) -> list[int]:
+    """Return at most `limit` of the tokens, without those on the side that the body says."""
+    if limit is None or len(token_ids) <= limit:
+        return token_ids
+    return token_ids[:limit] if body.truncation_side == "right" else token_ids[-limit:]
+
+
 def check_prompt(token_ids: list[int], vocab_size: int) -> None:
     """Raise `BadRequest` for a prompt without tokens, or with ids that the model does not have."""
     if not token_ids:
@@ -96,6 +140,15 @@ def _with_seed(sampling: Sampling, choice: int) -> Sampling:
     if choice == 0 or sampling.seed is None:
         return sampling
     return msgspec.structs.replace(sampling, seed=sampling.seed + choice)
+
+
+def _allowed_token_ids(given: list[int] | None, vocab_size: int) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    if max(given) >= vocab_size:
+        message = f"allowed_token_ids has {max(given)}; token ids are from 0 to {vocab_size - 1}"
+        raise BadRequest(message, param="allowed_token_ids")
+    return tuple(given)
 
 
 def _logit_bias(given: dict[str, float], vocab_size: int) -> dict[int, float] | None:

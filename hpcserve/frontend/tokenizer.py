@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import tokenizers
 
@@ -19,11 +19,13 @@ from hpcserve.config.models import ModelConfig
 from hpcserve.errors import BadRequest, ConfigError
 from hpcserve.frontend import model_files
 from hpcserve.frontend.chat_template import ChatTemplate
+from hpcserve.frontend.conversation import Conversation
 
 T = TypeVar("T")
 
 _INLINE_CHARS = 4096  # shorter texts take less time than a round trip to a thread
 _THREADS = 2
+_TEMPLATES = ("default", "tool_use")  # those that transformers chooses from by itself
 
 
 class Tokenizer:
@@ -34,15 +36,18 @@ class Tokenizer:
         encoder: tokenizers.Tokenizer,
         chat_template: ChatTemplate | None,
         *,
+        tool_template: ChatTemplate | None = None,
         vocab_size: int = 0,
         sampling_defaults: Mapping[str, float] | None = None,
     ) -> None:
+        """`tool_template` is for conversations with tools, where the model has another one for those."""
         # Batches of one gain nothing from the library's own threads, which it would start here.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         encoder.no_truncation()
         encoder.no_padding()
         self._encoder = encoder
         self._chat_template = chat_template
+        self._tool_template = tool_template or chat_template
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="tokenize")
         self.vocab_size = max(vocab_size, encoder.get_vocab_size(with_added_tokens=True))
         self.sampling_defaults = dict(sampling_defaults or {})
@@ -58,11 +63,14 @@ class Tokenizer:
                 f"{model.path} holds no tokenizer.json; give the directory of a model with a fast tokenizer",
                 param="model.path",
             )
-        source = _template_source(model) or model_files.read_chat_template(model.path)
+        source = _template_source(model)
+        sources = {"default": source} if source else model_files.read_chat_templates(model.path)
         special_tokens = model_files.read_special_tokens(model.path)
+        templates = {name: ChatTemplate(sources[name], special_tokens) for name in _TEMPLATES if name in sources}
         return cls(
             _parse(file.read_text(encoding="utf-8"), str(file)),
-            ChatTemplate(source, special_tokens) if source else None,
+            templates.get("default"),
+            tool_template=templates.get("tool_use"),
             vocab_size=model_files.read_vocab_size(model.path),
             sampling_defaults=model_files.read_sampling_defaults(model.path),
         )
@@ -74,31 +82,34 @@ class Tokenizer:
         source = _template_source(model) or BUILTIN_CHAT_TEMPLATE
         return cls(_parse(builtin_tokenizer_json(), "the built-in tokenizer"), ChatTemplate(source, {}))
 
-    async def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the ids of a plain prompt; the special tokens are those that the tokenizer puts around any text."""
-        return await self._run(len(text), lambda: self._encode(text, add_special_tokens=add_special_tokens))
+    async def encode_text(self, text: str, *, add_special_tokens: bool = True, limit: int | None = None) -> list[int]:
+        """Return the ids of a plain prompt; the special tokens are those that the tokenizer puts around any text.
 
-    async def encode_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        add_generation_prompt: bool = True,
-        add_special_tokens: bool = False,
-        extra: Mapping[str, Any] | None = None,
-    ) -> list[int]:
-        """Return the ids of a conversation. Raises `BadRequest` if the template refuses it or there is none.
-
-        `add_special_tokens` adds the tokenizer's own to those that the template has written already.
+        Over `limit` tokens, the text loses those on its left; the special tokens stay.
         """
-        template = self._chat_template
-        if template is None:
-            raise BadRequest("the model has no chat template: set model.chat_template, or use /v1/completions")
+
+        def encode() -> list[int]:
+            token_ids = self._encode(text, add_special_tokens=add_special_tokens)
+            if limit is None or len(token_ids) <= limit:
+                return token_ids
+            return self._encode_end(text, limit, add_special_tokens)
+
+        return await self._run(len(text), encode)
+
+    async def encode_chat(self, conversation: Conversation) -> list[int]:
+        """Return the ids of a conversation. Raises `BadRequest` if the template refuses it or there is none."""
+        template = self._template_for(conversation)
 
         def render_and_encode() -> list[int]:
-            text = template.render(messages, add_generation_prompt=add_generation_prompt, extra=extra)
-            return self._encode(text, add_special_tokens=add_special_tokens)
+            return self._encode(conversation.render(template), add_special_tokens=conversation.add_special_tokens)
 
-        return await self._run(sum(len(each["content"]) for each in messages), render_and_encode)
+        return await self._run(conversation.num_chars, render_and_encode)
+
+    def _template_for(self, conversation: Conversation) -> ChatTemplate:
+        template = self._tool_template if conversation.tools else self._chat_template
+        if template is None:
+            raise BadRequest("the model has no chat template: set model.chat_template, or use /v1/completions")
+        return template
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens included."""
@@ -119,6 +130,12 @@ class Tokenizer:
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # The fast form leaves out offsets, which halves the time.
         return list(self._encoder.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+
+    def _encode_end(self, text: str, limit: int, add_special_tokens: bool) -> list[int]:
+        num_special = self._encoder.num_special_tokens_to_add(False) if add_special_tokens else 0
+        encoding = self._encoder.encode(text, add_special_tokens=False)
+        encoding.truncate(max(0, limit - num_special), direction="left")
+        return list(self._encoder.post_process(encoding, None, add_special_tokens).ids)
 
     async def _run(self, num_chars: int, work: Callable[[], T]) -> T:
         if num_chars <= _INLINE_CHARS:

@@ -9,6 +9,7 @@ from hpcserve.errors import BadRequest
 from hpcserve.frontend.admission import admit, check_model
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.context import FRONTEND, RECORD
+from hpcserve.frontend.conversation import conversation_of
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.replies import Detokenized, Tokenized
 from hpcserve.frontend.schemas import TokenizeChatBody, TokenizeTextBody
@@ -49,9 +50,4 @@ def _model(request: web.Request, asked: str | None) -> str:
 async def _encode(tokenizer: Tokenizer, body: TokenizeTextBody | TokenizeChatBody) -> list[int]:
     if isinstance(body, TokenizeTextBody):
         return await tokenizer.encode_text(body.prompt, add_special_tokens=body.add_special_tokens)
-    return await tokenizer.encode_chat(
-        [message.for_template() for message in body.messages],
-        add_generation_prompt=body.add_generation_prompt is not False,
-        add_special_tokens=body.add_special_tokens,
-        extra=body.chat_template_kwargs,
-    )
+    return await tokenizer.encode_chat(conversation_of(body))

@@ -91,7 +91,8 @@ def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:
 
 def _refusal(param: str, value: Any, harmless: tuple[Any, ...]) -> Unsupported:
     allowed = " or ".join(repr(each) for each in harmless)
-    advice = f"only {allowed} is accepted" if allowed else "leave it out"
+    advice = "use structured_outputs" if param.startswith("guided_") else ""
+    advice = advice or (f"only {allowed} is accepted" if allowed else "leave it out")
     return Unsupported(f"{param} = {_shown(value)} is not supported; {advice}", param=param)
 
 

@@ -59,7 +59,7 @@ def test_fields_are_those_of_the_schemas_that_validate_with_their_bounds():
 def test_known_fields_that_are_not_served_are_described_with_the_values_that_are_taken():
     chat = parameters_of(DOCUMENT, "/v1/chat/completions")
     assert chat["store"]["enum"] == [False, None]
-    assert chat["response_format"]["enum"] == [{"type": "text"}, None]
+    assert chat["modalities"]["enum"] == [["text"], None]
     assert "enum" not in chat["safety_identifier"]
 
 

@@ -12,9 +12,15 @@ from hpcserve.config.builtin_tokenizer import builtin_tokenizer_json
 from hpcserve.config.models import ModelConfig
 from hpcserve.errors import BadRequest, ConfigError
 from hpcserve.frontend.chat_template import ChatTemplate
+from hpcserve.frontend.conversation import Conversation
+from hpcserve.frontend.schemas import ChatMessage
 from hpcserve.frontend.tokenizer import Tokenizer
 
 USER = [{"role": "user", "content": "hi"}]
+
+
+def said(messages, **options) -> Conversation:
+    return Conversation(messages=[ChatMessage(**each) for each in messages], **options)
 
 
 def render(source: str, messages=USER, **options) -> str:
@@ -62,7 +68,7 @@ def test_a_broken_template_is_a_config_error_with_the_line():
 
 
 async def test_the_built_in_tokenizer_needs_no_files(tokenizer):
-    ids = await tokenizer.encode_chat(USER)
+    ids = await tokenizer.encode_chat(said(USER))
     assert ids == [256, 258, *b"hi", 261, 259]
     assert await tokenizer.encode_text("é") == list("é".encode())
     assert tokenizer.decode(ids[2:4]) == "hi"
@@ -79,7 +85,7 @@ async def test_long_prompts_are_tokenized_off_the_event_loop(tokenizer, monkeypa
     monkeypatch.setattr(tokenizer, "_encode", spy)
     assert len(await tokenizer.encode_text("x" * 100)) == 100
     assert len(await tokenizer.encode_text("x" * 10_000)) == 10_000
-    assert len(await tokenizer.encode_chat([{"role": "user", "content": "x" * 10_000}])) == 10_004
+    assert len(await tokenizer.encode_chat(said([{"role": "user", "content": "x" * 10_000}]))) == 10_004
     assert threads == [True, False, False]
 
 
@@ -95,7 +101,9 @@ async def test_the_template_and_special_tokens_come_from_the_models_directory(tm
     model = model_dir(tmp_path, tokenizer_config=config)
     assert await ids_of(model) == list(b"BE")
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
-    assert await ids_of(model_dir(tmp_path, tokenizer_config={"chat_template": named})) == list(b"D")
+    model = model_dir(tmp_path, tokenizer_config={"chat_template": named})
+    assert await ids_of(model) == list(b"D")
+    assert await ids_of(model, tools=[{"type": "function"}]) == list(b"T")
     (tmp_path / "chat_template.jinja").write_text("J")
     assert await ids_of(model) == list(b"J")
     (tmp_path / "own.jinja").write_text("O")
@@ -105,7 +113,7 @@ async def test_the_template_and_special_tokens_come_from_the_models_directory(tm
 async def test_a_model_without_a_template_serves_completions_only(tmp_path):
     tokenizer = Tokenizer.load(model_dir(tmp_path))
     with pytest.raises(BadRequest, match="no chat template"):
-        await tokenizer.encode_chat(USER)
+        await tokenizer.encode_chat(said(USER))
     assert await tokenizer.encode_text("x") == [120]
     tokenizer.close()
 
@@ -138,10 +146,10 @@ def test_a_directory_without_a_usable_tokenizer_is_a_config_error(tmp_path, cont
         Tokenizer.load(ModelConfig(path=tmp_path))
 
 
-async def ids_of(model: ModelConfig) -> list[int]:
+async def ids_of(model: ModelConfig, **options) -> list[int]:
     tokenizer = Tokenizer.load(model)
     try:
-        return await tokenizer.encode_chat(USER)
+        return await tokenizer.encode_chat(said(USER, **options))
     finally:
         tokenizer.close()
 
@@ -190,7 +198,7 @@ async def test_ids_texts_and_token_strings_equal_those_of_transformers(tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     chats, texts, bare, decoded, strings = json.loads(done.stdout)
     tokenizer = Tokenizer.load(ModelConfig(path=directory))
-    assert [await tokenizer.encode_chat(chat) for chat in CONVERSATIONS] == chats
+    assert [await tokenizer.encode_chat(said(chat)) for chat in CONVERSATIONS] == chats
     openings = [chat[0]["content"] for chat in CONVERSATIONS]
     assert [await tokenizer.encode_text(each) for each in openings] == texts
     assert [await tokenizer.encode_text(each, add_special_tokens=False) for each in openings] == bare

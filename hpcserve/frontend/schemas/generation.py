@@ -62,7 +62,7 @@ class GenerationBody(Body):
     skip_special_tokens: bool = True
     include_stop_str_in_output: bool = False
     truncate_prompt_tokens: int | None = Field(None, ge=-1, le=INT64_MAX)  # -1: to what fits
-    truncation_side: Literal["left", "right"] = "left"  # the side that is cut off
+    truncation_side: Literal["left", "right"] | None = None  # what is cut off; None: left, but for special tokens
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False  # in logprobs, "token_id:7" instead of the token
     priority: int | None = Field(None, ge=-INT32_MAX, le=INT32_MAX)
