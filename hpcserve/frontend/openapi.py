@@ -14,6 +14,10 @@ from pydantic.json_schema import models_json_schema
 from hpcserve import __version__
 from hpcserve.errors import HpcserveError, RateLimited, Unauthorized, Unavailable
 from hpcserve.frontend import unsupported
+from hpcserve.frontend.messages import schemas as message_schemas
+from hpcserve.frontend.messages.errors import is_message_path, message_error_status
+from hpcserve.frontend.messages.replies import MessageError
+from hpcserve.frontend.messages.schemas import CountTokensBody, MessagesBody
 from hpcserve.frontend.operations import OPERATIONS, Operation
 from hpcserve.frontend.replies import ErrorReply, Reply
 from hpcserve.frontend.schemas import Body, ChatBody, ChatMessage, CompletionBody, TokenizeChatBody
@@ -26,10 +30,12 @@ _KNOWN: dict[type[Body], dict[str, tuple[Any, ...]]] = {
     CompletionBody: unsupported.COMPLETION,
     ChatMessage: unsupported.MESSAGE,
     TokenizeChatBody: unsupported.TOKENIZE_CHAT,
+    MessagesBody: message_schemas.MESSAGES,
+    CountTokensBody: message_schemas.COUNT_TOKENS,
 }
 _DESCRIPTION = (
-    "OpenAI's online endpoints with the extra fields of vLLM's server. A field that is not known, or that asks for "
-    "what is not served, is refused by name."
+    "OpenAI's online endpoints with the extra fields of vLLM's server, and Anthropic's Messages API. A field that is "
+    "not known, or that asks for what is not served, is refused by name."
 )
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -72,7 +78,7 @@ def _operation(operation: Operation, has_keys: bool) -> dict[str, Any]:
         content = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": content}}}
     errors = (*operation.errors, Unauthorized) if is_locked else operation.errors
-    described["responses"] = {"200": _success(operation), **_failures(errors)}
+    described["responses"] = {"200": _success(operation), **_failures(errors, operation.path)}
     return described
 
 
@@ -82,22 +88,30 @@ def _success(operation: Operation) -> dict[str, Any]:
         content[operation.reply] = {"schema": {"type": "object" if operation.reply.endswith("json") else "string"}}
     else:
         content["application/json"] = {"schema": {"$ref": _REF + operation.reply.__name__}}
-    if operation.event is not None:
+    kinds = operation.event if isinstance(operation.event, tuple) else (operation.event,)
+    if kinds:
         # How the items of a stream look has a place of its own only from OpenAPI 3.2 on.
-        events = {"type": "string", "description": "Events whose data is JSON, and at the end [DONE] or an ErrorReply."}
-        content["text/event-stream"] = {"schema": events, "x-itemSchema": {"$ref": _REF + operation.event.__name__}}
+        events = {
+            "type": "string",
+            "description": "Events whose data is JSON, and at the end what says so, or an error.",
+        }
+        items = [{"$ref": _REF + each.__name__} for each in kinds]
+        item = items[0] if len(items) == 1 else {"oneOf": items}
+        content["text/event-stream"] = {"schema": events, "x-itemSchema": item}
     return {"description": operation.summary, "headers": _headers(()), "content": content}
 
 
-def _failures(errors: tuple[type[HpcserveError], ...]) -> dict[str, Any]:
+def _failures(errors: tuple[type[HpcserveError], ...], path: str) -> dict[str, Any]:
+    is_message = is_message_path(path)
+    reply = MessageError if is_message else ErrorReply
     by_status: dict[int, list[type[HpcserveError]]] = {}
     for each in errors:
-        by_status.setdefault(each.http_status, []).append(each)
+        by_status.setdefault(message_error_status(each) if is_message else each.http_status, []).append(each)
     return {
         str(status): {
             "description": " ".join(_told(each) for each in group),
             "headers": _headers(group),
-            "content": {"application/json": {"schema": {"$ref": _REF + ErrorReply.__name__}}},
+            "content": {"application/json": {"schema": {"$ref": _REF + reply.__name__}}},
         }
         for status, group in sorted(by_status.items())
     }
@@ -157,9 +171,10 @@ def _harmless(values: tuple[Any, ...]) -> Schema:
 
 
 def _reply_schemas() -> dict[str, Schema]:
-    described: set[type[Reply]] = {ErrorReply}
+    described: set[type[Reply]] = {ErrorReply, MessageError}
     for each in OPERATIONS:
-        described |= {reply for reply in (each.reply, each.event) if isinstance(reply, type)}
+        kinds = each.event if isinstance(each.event, tuple) else (each.event,)
+        described |= {reply for reply in (each.reply, *kinds) if isinstance(reply, type)}
     ordered = sorted(described, key=lambda reply: reply.__name__)
     _, schemas = msgspec.json.schema_components(ordered, ref_template=_REF + "{name}")
     for schema in schemas.values():

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from hpcserve import errors
 from hpcserve.errors import HpcserveError
 from hpcserve.frontend import replies
+from hpcserve.frontend.messages import replies as message_replies
+from hpcserve.frontend.messages.schemas import CountTokensBody, MessagesBody
 from hpcserve.frontend.replies import Reply
 from hpcserve.frontend.schemas import (
     Body,
@@ -40,7 +42,7 @@ class Operation:
     path: str
     summary: str
     reply: type[Reply] | str  # a JSON object, or the content type of something else
-    event: type[Reply] | None = None  # of the stream that it may answer with instead
+    event: type[Reply] | tuple[type[Reply], ...] = ()  # of the stream that it may answer with instead; any of these
     body: tuple[type[Body], ...] = ()  # any of these
     errors: Errors = ()
     needs_key: bool = True  # where keys are asked for at all
@@ -54,6 +56,14 @@ OPERATIONS = (
     Operation(
         "POST", "/v1/completions", "Continue one or more prompts",
         replies.Completion, replies.CompletionChunk, (CompletionBody,), _GENERATE,
+    ),
+    Operation(
+        "POST", "/v1/messages", "Continue a conversation, in Anthropic's form",
+        message_replies.Message, message_replies.EVENTS, (MessagesBody,), _GENERATE,
+    ),
+    Operation(
+        "POST", "/v1/messages/count_tokens", "Count the tokens of a conversation, in Anthropic's form",
+        message_replies.TokenCount, body=(CountTokensBody,), errors=(*_POST, errors.Unavailable),
     ),
     Operation(
         "POST", "/tokenize", "Get the token ids of a prompt or of a conversation",
