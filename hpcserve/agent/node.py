@@ -139,11 +139,12 @@ class NodeAgent:
             request_id=RequestId("warm-up"),
             token_ids=[1] * min(8, engine.max_model_len - 1),
             sampling=Sampling(max_tokens=1, temperature=0.0, ignore_eos=True),
+            embeds="generate" not in engine.can,
         )
         async with asyncio.timeout(_WARM_UP_TIMEOUT_S):
             async for output in self._engine.generate(request):
                 if output.error is not None:
-                    raise EngineError(f"the first generation failed: {output.error}")
+                    raise EngineError(f"the first request failed: {output.error}")
         log.info("%s is READY after %.1f s", self._spec.worker, time.monotonic() - started)
         self._enter(WorkerState.READY)
 

@@ -126,7 +126,7 @@ class MockCore:
                 f"the prompt has {len(request.token_ids)} tokens; with at least one of output the context "
                 f"of {self.max_model_len} tokens does not hold them"
             )
-        return None
+        return _find_unknown(request)
 
     def _enqueue(self, request: EngineRequest, can_pull: bool) -> None:
         size = self._scheduler.limits.block_size
@@ -166,3 +166,17 @@ class MockCore:
     def _prefilled(self, sequence: Sequence) -> Prefilled:
         num_full = sequence.num_prompt // self._scheduler.limits.block_size
         return Prefilled(sequence.num_prompt, sequence.names[:num_full])
+
+
+def _find_unknown(request: EngineRequest) -> str | None:
+    """Name what the mock would have to ignore: a client must not take its text for what was asked."""
+    sampling = request.sampling
+    asked = {
+        "structured output": sampling.structured is not None,
+        "chat parsing (tools, reasoning)": request.parsing is not None,
+        "embeddings": request.embeds,
+        "allowed_token_ids": sampling.allowed_token_ids is not None,
+        "bad_words": bool(sampling.bad_words),
+    }
+    unknown = [name for name, is_asked in asked.items() if is_asked]
+    return f"the mock engine has no {unknown[0]}; serve a model with engine.kind: vllm" if unknown else None

@@ -25,6 +25,7 @@ _OURS = {
     "kv_transfer_config": "pools.mode or router.pull",
     "kv_events_config": "router.policy",
     "enable_prefix_caching": "router.policy",
+    "reasoning_parser": "model.reasoning_parser",
 }
 
 
@@ -51,11 +52,21 @@ def engine_arguments(config: Config, context: EngineContext, *, events_endpoint:
             "replay_endpoint": f"{events_endpoint}-replay",
         },
     }
+    if config.model.reasoning_parser != "none":
+        arguments["reasoning_parser"] = config.model.reasoning_parser  # the engine core must see where reasoning ends
+    if is_pooling(config):
+        arguments |= {"runner": "pooling", "enable_prefix_caching": None}  # what the model's attention allows
     if on_cpu:
         arguments |= _cpu_arguments(config)
     if context.moves_kv:
         arguments["kv_transfer_config"] = _kv_transfer(on_cpu=on_cpu)
     return arguments | config.engine.vllm.args
+
+
+def is_pooling(config: Config) -> bool:
+    """Tell whether `engine.vllm.args` asks for an engine that embeds prompts instead of continuing them."""
+    args = config.engine.vllm.args
+    return args.get("runner") == "pooling" or args.get("convert") == "embed"
 
 
 def build_engine_args(arguments: dict[str, Any], extra: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hpcserve.config import Config
 from hpcserve.engine.protocol import EngineContext
-from hpcserve.engine.vllm import plugin
+from hpcserve.engine.vllm import grammar, plugin
 from hpcserve.errors import ConfigError, EngineError
 
 _FIRST_PORT = 20000
@@ -46,6 +46,7 @@ def prepare_environment(config: Config, context: EngineContext, *, on_cpu: bool,
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are directories; compute nodes often reach no hub
     os.environ["VLLM_HOST_IP"] = "127.0.0.1"  # an engine's own processes share one node
+    os.environ[grammar.RESUMES] = "1"
     if on_cpu:
         threads = str(cpu_threads(config))
         os.environ["OMP_NUM_THREADS"] = threads

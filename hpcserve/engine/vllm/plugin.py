@@ -1,8 +1,10 @@
-"""Makes NIXL behave: no spinning on CPUs, no crash at exit. vLLM loads this in every process by its plugin entry point.
+"""What is changed in vLLM's processes: NIXL behaves, and grammars of resumed requests go on (`grammar`).
+
+vLLM loads this in every process by its plugin entry point. NIXL: no spinning on CPUs, no crash at exit.
 
 On CPUs vLLM pins the thread that computes the model to one core, and NIXL's progress thread polls that core without
 pause: a 1,000-token prompt then takes three times as long. Without both, transfers are driven by the engine's own
-steps, which vLLM keeps making for as long as one is under way. Does nothing unless our engine has set `NIXL_ON`.
+steps, which vLLM keeps making for as long as one is under way. Does nothing unless our engine has set the environment.
 """
 
 from __future__ import annotations
@@ -12,18 +14,22 @@ import functools
 import os
 from contextlib import suppress
 
+from hpcserve.engine.vllm import grammar
+
 NIXL_ON = "HPCSERVE_NIXL_ON"
 """Environment variable: "cpu" or "cuda" where an engine of ours moves KV with NIXL."""
 
 
 def register() -> None:
-    """Apply what `NIXL_ON` asks for. Safe to call more than once; the first call must come before NIXL is loaded."""
+    """Apply what the environment asks for. Safe to call more than once; the first call comes before NIXL is loaded."""
     device = os.environ.get(NIXL_ON)
     if device:
         _load_system_libnl()
     if device == "cpu":
         _do_not_pin_model_thread()
         _do_not_poll_in_a_thread()
+    if os.environ.get(grammar.RESUMES):
+        grammar.resume_grammars()
 
 
 def why_no_nixl() -> str | None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
 
-from hpcserve.types import EngineOutput, EngineRequest, FinishReason, KvHandle, RequestId, TokenLogprob, WorkerId
+from hpcserve.engine.vllm.grammar import RESUMED
+from hpcserve.types import (
+    EngineOutput,
+    EngineRequest,
+    FinishReason,
+    KvHandle,
+    RequestId,
+    StructuredOutput,
+    TokenLogprob,
+    WorkerId,
+)
 
 TRANSPORT = "nixl"
 COVERED = "hpcserve_covered_tokens"
@@ -19,7 +31,34 @@ _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort
 _NOT_FOR_THE_NEXT = "remote_prefill_cached_tokens"  # makes the next engine report our cache hits as its own
 
 
-def to_sampling_params(request: EngineRequest) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Adjusted:
+    """What runs with a request besides its sampling: in vLLM's own terms, as the model's parsers want it."""
+
+    structured: Any = None  # vllm.sampling_params.StructuredOutputsParams
+    spaces_between_special_tokens: bool = True
+    reasoning_ended: bool | None = None  # before the first generated token; None: vLLM looks
+    reasoning_parser_kwargs: dict[str, Any] | None = None
+
+
+def to_structured(structured: StructuredOutput | None) -> Any:
+    """Return vLLM's `StructuredOutputsParams`, or None. Raises `ValueError` for a value that is not of its kind."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if structured is None:
+        return None
+    match structured.kind:
+        case "json_object":
+            return StructuredOutputsParams(json_object=True)
+        case "json_schema":
+            return StructuredOutputsParams(json=structured.value)
+        case "choice":
+            return StructuredOutputsParams(choice=json.loads(structured.value))
+        case "regex" | "grammar" | "structural_tag" as kind:
+            return StructuredOutputsParams(**{kind: structured.value})
+
+
+def to_sampling_params(request: EngineRequest, adjusted: Adjusted) -> Any:
     """Return vLLM's `SamplingParams`. Raises `ValueError` for values that vLLM refuses."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -42,8 +81,12 @@ def to_sampling_params(request: EngineRequest) -> Any:
         include_stop_str_in_output=sampling.include_stop,
         ignore_eos=sampling.ignore_eos,
         skip_special_tokens=sampling.skip_special_tokens,
+        spaces_between_special_tokens=adjusted.spaces_between_special_tokens,
+        allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
+        bad_words=list(sampling.bad_words),
+        structured_outputs=adjusted.structured,
         output_kind=RequestOutputKind.DELTA,
-        extra_args=_kv_transfer_params(request),
+        extra_args=_extra_args(request, adjusted),
     )
 
 
@@ -63,6 +106,19 @@ def to_output(request: EngineRequest, output: Any, worker: WorkerId) -> EngineOu
     )
 
 
+def to_embedding(request: EngineRequest, output: Any, *, cached_tokens: int) -> EngineOutput:
+    """Return vLLM's `PoolingRequestOutput` as ours; one that was aborted holds nothing."""
+    data = output.outputs.data
+    if not data.numel():
+        return EngineOutput(request_id=request.request_id, finish_reason="abort")
+    return EngineOutput(
+        request_id=request.request_id,
+        finish_reason="stop",
+        cached_tokens=cached_tokens,
+        embedding=data.float().cpu().numpy().astype("<f4").tobytes(),
+    )
+
+
 def failed(request_id: RequestId, why: str) -> EngineOutput:
     """Return the one output of a request that cannot run."""
     return EngineOutput(request_id=request_id, finish_reason="error", error=why)
@@ -76,13 +132,20 @@ def say_made_in(output: EngineOutput, seconds: float) -> EngineOutput:
     return msgspec.structs.replace(output, kv=handle)
 
 
-def _kv_transfer_params(request: EngineRequest) -> dict[str, Any] | None:
+def _extra_args(request: EngineRequest, adjusted: Adjusted) -> dict[str, Any] | None:
+    extra = _kv_transfer_params(request)
+    if adjusted.structured is not None and request.num_resumed:
+        extra[RESUMED] = request.num_resumed
+    return extra or None
+
+
+def _kv_transfer_params(request: EngineRequest) -> dict[str, Any]:
     params: dict[str, Any] = {}
     if request.kv is not None:
         params |= request.kv.params | {COVERED: request.kv.num_tokens}
     if request.prefill_only:
         params |= {"do_remote_decode": True} | ({MOVES_AWAY: True} if request.moves_away else {})
-    return {"kv_transfer_params": params} if params else None
+    return {"kv_transfer_params": params} if params else {}
 
 
 def _handle(request: EngineRequest, params: dict[str, Any] | None, worker: WorkerId) -> KvHandle | None:
