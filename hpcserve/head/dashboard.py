@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hpcserve.comm.address import LOOPBACK
@@ -41,8 +40,7 @@ def _fill(
     make_status: Callable[[], Status], history: History, scheduler: Any, variables: dict[str, Any], document: Any
 ) -> None:
     """Fill a document that somebody has opened; distributed calls this with its scheduler."""
-    import distributed
-    import jinja2
+    from distributed.dashboard.components.scheduler import env
 
     from hpcserve.head.dashboard_figures import Figures
 
@@ -51,8 +49,7 @@ def _fill(
     figures.add_points(list(history.points))
     document.add_root(figures.layout)
     document.title = f"hpcserve: {make_status().name}"
-    templates = jinja2.FileSystemLoader(Path(distributed.__file__).parent / "http" / "templates")
-    document.template = jinja2.Environment(loader=templates, autoescape=True).get_template("simple.html")
+    document.template = env.get_template("simple.html")
     document.template_variables.update(variables)
     document.add_periodic_callback(partial(_update, make_status, history, figures), _UPDATE_MS)
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 from math import nan
 from typing import Any
 
-from bokeh.layouts import gridplot
+from bokeh.layouts import column, gridplot
 from bokeh.models import (
+    BasicTicker,
     ColumnDataSource,
-    DataTable,
     DatetimeTickFormatter,
+    Div,
     FactorRange,
+    InlineStyleSheet,
     NumeralTickFormatter,
     Range1d,
-    TableColumn,
 )
 from bokeh.plotting import figure
 
@@ -23,6 +25,7 @@ from hpcserve.observability.history import Point
 from hpcserve.types import LoadReport, Status, WorkerInfo, WorkerState
 
 _HEIGHT = 230
+_NUM_COLUMNS = 3
 _MAX_POINTS = 600
 _COLORS = ("#4f46e5", "#e08a1e")
 _STATE_COLORS = {
@@ -37,10 +40,10 @@ _STATE_COLORS = {
 }
 # title, axis, and the series: field of a point and its name
 _TIMELINES = (
+    ("Queue", "sequences", (("running", "running"), ("waiting", "waiting"))),
     ("Tokens", "tokens/s", (("generated_tokens_per_s", "generated"), ("prompt_tokens_per_s", "prompt"))),
     ("Time to first token", "ms", (("ttft_p50_ms", "p50"), ("ttft_p90_ms", "p90"))),
     ("Inter-token latency", "ms", (("itl_p50_ms", "p50"), ("itl_p90_ms", "p90"))),
-    ("Queue", "sequences", (("running", "running"), ("waiting", "waiting"))),
     ("Prefix hits", "share of prompt tokens", (("prefix_hits", "hits"),)),
     ("KV pulled", "tokens/s", (("pulled_tokens_per_s", "pulled from another worker"),)),
     (
@@ -49,10 +52,12 @@ _TIMELINES = (
         (("remote_prefills_per_s", "prompts computed elsewhere"), ("prefix_pulls_per_s", "warm prefixes pulled")),
     ),
 )
-_COLUMNS = {
-    "worker": "worker", "pool": "pool", "state": "state", "host": "host", "running": "running", "waiting": "waiting",
-    "kv": "KV", "hits": "hits",
-}  # fmt: skip
+_COLUMNS = ("worker", "pool", "state", "host", "running", "waiting", "KV", "hits")
+_TABLE_STYLE = """
+:host { overflow: auto }
+table { border-collapse: collapse; width: 100%; font: 12px system-ui, sans-serif }
+th, td { border-bottom: 1px solid #ddd; padding: 4px 8px; text-align: left }
+"""
 
 
 class Figures:
@@ -62,17 +67,16 @@ class Figures:
         self.newest = 0.0  # Unix time of the last point
         self._points = ColumnDataSource({name: [] for name in Point.__struct_fields__})
         self._pools = ColumnDataSource({"pool": [], **{str(state): [] for state in WorkerState}})
-        self._workers = ColumnDataSource({name: [] for name in (*_COLUMNS, "kv_usage")})
+        self._workers = ColumnDataSource({"worker": [], "kv_usage": []})
+        # Bokeh's DataTable shows nothing new of a source that stays as long as it is.
+        self._table = Div(stylesheets=[InlineStyleSheet(css=_TABLE_STYLE)], sizing_mode="stretch_width")
         self._by_pool, self._by_worker = _pool_figure(self._pools), _kv_figure(self._workers)
         timelines: list[Any] = []
         for title, unit, series in _TIMELINES:
             timelines.append(_timeline(title, unit, series, self._points, timelines[0].x_range if timelines else None))
-        columns = [TableColumn(field=field, title=title) for field, title in _COLUMNS.items()]
-        table = DataTable(
-            source=self._workers, columns=columns, index_position=None, height=_HEIGHT, sizing_mode="stretch_width"
-        )
-        shown = [table, self._by_pool, self._by_worker, *timelines]
-        self.layout = gridplot(shown, ncols=2, toolbar_location=None, sizing_mode="stretch_width", height=_HEIGHT)
+        figures = [self._by_pool, self._by_worker, *timelines]
+        grid = gridplot(figures, ncols=_NUM_COLUMNS, toolbar_location=None, sizing_mode="stretch_width", height=_HEIGHT)
+        self.layout = column(self._table, grid, sizing_mode="stretch_width")
 
     def add_points(self, points: Sequence[Point]) -> None:
         """Add points that are newer than those before."""
@@ -94,8 +98,9 @@ class Figures:
         )
         alive = [each for each in status.workers if not each.state.is_final]
         self._by_worker.y_range.factors = [each.worker for each in reversed(alive)]
-        rows = [_row(each, status.load.get(each.worker)) for each in status.workers]
-        _set(self._workers, {name: [row[name] for row in rows] for name in (*_COLUMNS, "kv_usage")})
+        used = [status.load[each.worker].kv_usage if each.worker in status.load else 0.0 for each in alive]
+        _set(self._workers, {"worker": [each.worker for each in alive], "kv_usage": used})
+        self._table.text = _table([_row(each, status.load.get(each.worker)) for each in status.workers])
 
 
 def _set(source: ColumnDataSource, data: dict[str, list[Any]]) -> None:
@@ -104,19 +109,19 @@ def _set(source: ColumnDataSource, data: dict[str, list[Any]]) -> None:
         source.data = data
 
 
-def _row(info: WorkerInfo, load: LoadReport | None) -> dict[str, Any]:
-    row = {"worker": info.worker, "pool": info.pool, "state": str(info.state), "host": info.host or ""}
+def _row(info: WorkerInfo, load: LoadReport | None) -> tuple[str, ...]:
+    who = (info.worker, info.pool, str(info.state), info.host or "")
     if load is None:
-        return {**row, "running": "", "waiting": "", "kv": "", "hits": "", "kv_usage": nan}
+        return (*who, "", "", "", "")
     reused, prompts = load.cached_tokens_total + load.pulled_tokens_total, load.prompt_tokens_total
-    return {
-        **row,
-        "running": load.num_running,
-        "waiting": load.num_waiting,
-        "kv": f"{load.kv_usage:.0%}",
-        "hits": f"{reused / prompts:.0%}" if prompts else "",
-        "kv_usage": load.kv_usage,
-    }
+    hits = f"{reused / prompts:.0%}" if prompts else ""
+    return (*who, str(load.num_running), str(load.num_waiting), f"{load.kv_usage:.0%}", hits)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+    head = "".join(f"<th>{title}</th>" for title in _COLUMNS)
+    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def _pool_figure(source: ColumnDataSource) -> Any:
@@ -124,15 +129,22 @@ def _pool_figure(source: ColumnDataSource) -> Any:
     plot = figure(title="Workers by pool and state", y_range=FactorRange(), tools="hover", **_frame())
     plot.x_range.start = 0
     plot.hbar_stack(
-        states, y="pool", height=0.6, source=source, color=list(_STATE_COLORS.values()), legend_label=states
+        states,
+        y="pool",
+        height=0.6,
+        source=source,
+        fill_color=list(_STATE_COLORS.values()),
+        line_color=None,
+        legend_label=states,
     )
     plot.hover.tooltips = [("", "@pool: @$name $name")]
-    plot.legend.visible = False
-    plot.xaxis.axis_label = "workers"
-    plot.add_layout(plot.legend[0], "right")
-    plot.legend.visible = True
+    plot.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
+    plot.add_layout(plot.legend[0], "below")
+    plot.legend.orientation = "horizontal"
     plot.legend.label_text_font_size = "10px"
-    plot.legend.spacing = -6
+    plot.legend.spacing = 0
+    plot.legend.glyph_width = plot.legend.glyph_height = 12
+    plot.legend.border_line_color = None
     return plot
 
 
@@ -156,6 +168,7 @@ def _timeline(
     plot.y_range.start = 0
     plot.yaxis.axis_label = unit
     plot.xaxis.formatter = DatetimeTickFormatter(seconds="%T", minsec="%T", minutes="%H:%M", hourmin="%H:%M")
+    plot.xaxis.ticker.desired_num_ticks = 4
     plot.legend.location = "top_left"
     plot.legend.background_fill_alpha = 0.6
     plot.legend.label_text_font_size = "11px"
