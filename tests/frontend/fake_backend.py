@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from hpcserve.types import (
+    Ability,
     Caller,
     EngineInfo,
     EngineOutput,
     EngineRequest,
     FinishReason,
     LoadReport,
+    ParsedDelta,
     Phase,
     Role,
     Status,
     TokenLogprob,
+    ToolCallDelta,
     WorkerId,
     WorkerInfo,
     WorkerState,
@@ -28,9 +33,9 @@ CONTEXT = 1000
 
 
 class FakeBackend:
-    def __init__(self, script: Script | None = None) -> None:
+    def __init__(self, script: Script | None = None, can: tuple[Ability, ...] = ("generate",)) -> None:
         self.script = script or speak(["Hello", " world"])
-        self.now = ready_status()
+        self.now = ready_status(workers=(worker(can=can),))
         self.requests: list[EngineRequest] = []
         self.callers: list[Caller] = []
         self.running = 0
@@ -68,6 +73,44 @@ def speak(texts: Sequence[str], finish: FinishReason = "stop", *, cached: int | 
             on_output(delta(request, number, text, finish if number == len(texts) - 1 else None, cached))
 
     return script
+
+
+def speak_parsed(
+    deltas: Sequence[ParsedDelta | None], finish: FinishReason = "stop", *, text: str = "raw text"
+) -> Script:
+    """Like an engine with parsers: one delta each while streaming, else all of them together with the last output."""
+
+    async def script(request: EngineRequest, on_output: OnOutput) -> None:
+        parsing = request.parsing
+        assert parsing is not None, "nothing was to be parsed"
+        for number, parsed in enumerate(deltas):
+            is_last = number == len(deltas) - 1
+            if not parsing.streams:
+                parsed = merged(deltas) if is_last else None
+            output = delta(request, number, text, finish if is_last else None, None)
+            on_output(msgspec.structs.replace(output, parsed=parsed))
+
+    return script
+
+
+def merged(deltas: Sequence[ParsedDelta | None]) -> ParsedDelta:
+    """Return the whole that deltas are pieces of."""
+    given = [each for each in deltas if each is not None]
+    contents = [each.content for each in given if each.content is not None]
+    reasoning = [each.reasoning for each in given if each.reasoning is not None]
+    calls: dict[int, ToolCallDelta] = {}
+    for piece in (call for each in given for call in each.tool_calls):
+        so_far = calls.get(piece.index, piece)
+        if so_far is not piece:
+            arguments = (so_far.arguments or "") + (piece.arguments or "")
+            so_far = msgspec.structs.replace(so_far, arguments=arguments)
+        calls[piece.index] = so_far
+    return ParsedDelta(
+        content="".join(contents) if contents else None,
+        reasoning="".join(reasoning) if reasoning else None,
+        tool_calls=tuple(calls.values()),
+        reasoning_tokens=given[-1].reasoning_tokens if given else None,
+    )
 
 
 def speak_seed() -> Script:
@@ -148,6 +191,11 @@ def ready_status(**changes: object) -> Status:
     return Status(**{**fields, **changes})
 
 
-def worker(state: WorkerState = WorkerState.READY, context: int = CONTEXT, name: str = "both-0-a") -> WorkerInfo:
-    engine = EngineInfo(engine="mock", model="mock", block_size=32, num_kv_blocks=100, max_model_len=context)
+def worker(
+    state: WorkerState = WorkerState.READY,
+    context: int = CONTEXT,
+    name: str = "both-0-a",
+    can: tuple[Ability, ...] = ("generate",),
+) -> WorkerInfo:
+    engine = EngineInfo(engine="mock", model="mock", block_size=32, num_kv_blocks=100, max_model_len=context, can=can)
     return WorkerInfo(worker=WorkerId(name), pool="both", role=Role.BOTH, state=state, engine=engine)

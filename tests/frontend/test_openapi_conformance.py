@@ -27,6 +27,7 @@ BOUNDED = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
+ABILITIES = ("generate", "structured_output")  # what needs parsers is generated with everything else wrong
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,
@@ -49,7 +50,7 @@ def url(tokenizer) -> Iterator[str]:
 
     async def start():
         config = Config(frontend=FrontendConfig(drain_timeout_s=0.1))
-        return await start_site(make_app(config, FakeBackend(), None, tokenizer), "127.0.0.1", 0)
+        return await start_site(make_app(config, FakeBackend(can=ABILITIES), None, tokenizer), "127.0.0.1", 0)
 
     try:
         site = asyncio.run_coroutine_threadsafe(start(), loop).result(10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from hpcserve.frontend.schemas.body import Body, NonEmptyText
 
@@ -13,8 +13,13 @@ ContentFormat = Literal["string", "openai"]
 """Whether a chat template expects the content of a message as a string or as a list of parts."""
 
 
+_ONLY_OF_ASSISTANTS = ("tool_calls", "reasoning", "reasoning_content")
+
+
 class TextPart(BaseModel):
     """A part of a message's content. Other fields of it are ignored."""
+
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "text"]})
 
     type: Literal["text"] = "text"
     text: str
@@ -66,8 +71,29 @@ def _text_part(part: Any) -> TextPart:
     return TextPart(text=text)
 
 
+def _says_what_roles_take(schema: dict[str, Any]) -> None:
+    nothing = {"type": "null"}
+    only_of_assistants = dict.fromkeys(_ONLY_OF_ASSISTANTS, nothing)
+    content = {"type": ["string", "array"]}
+    schema["anyOf"] = [
+        {"properties": {"role": {"const": "assistant"}, "tool_call_id": nothing}},
+        {"properties": {"role": {"const": "tool"}, "content": content, **only_of_assistants}, "required": ["content"]},
+        {
+            "properties": {
+                "role": {"enum": ["system", "developer", "user"]},
+                "content": content,
+                "tool_call_id": nothing,
+                **only_of_assistants,
+            },
+            "required": ["content"],
+        },
+    ]
+
+
 class ChatMessage(Body):
     """What somebody said."""
+
+    model_config = ConfigDict(json_schema_extra=_says_what_roles_take)
 
     role: Annotated[
         Literal["system", "developer", "user", "assistant", "tool"],
@@ -89,7 +115,7 @@ class ChatMessage(Body):
         if self.role != "assistant":
             if self.content is None:
                 raise ValueError("needs content")
-            for name in ("tool_calls", "reasoning", "reasoning_content"):
+            for name in _ONLY_OF_ASSISTANTS:
                 if getattr(self, name) is not None:
                     raise ValueError(f"of role {self.role!r} takes no {name}")
         if self.tool_call_id is not None and self.role != "tool":
