@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -12,6 +13,9 @@ from fake_backend import FakeBackend
 from hpcserve.config.models import Config, FrontendConfig, ModelConfig
 from hpcserve.frontend import KeyRing, Tokenizer, make_app, start_site
 from hpcserve.observability.metrics import ServiceMetrics
+
+if TYPE_CHECKING:
+    import anthropic
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -89,3 +93,25 @@ async def make_server(tokenizer: Tokenizer) -> AsyncIterator[MakeServer]:
 @pytest.fixture
 async def server(make_server: MakeServer) -> Server:
     return await make_server()
+
+
+ConnectAnthropic = Callable[..., Awaitable[tuple["anthropic.AsyncAnthropic", Server]]]
+
+
+@pytest.fixture
+async def connect_anthropic(make_server: MakeServer) -> AsyncIterator[ConnectAnthropic]:
+    """Makes a server and an asynchronous client of Anthropic's for it."""
+    import anthropic  # which takes long
+
+    clients: list[anthropic.AsyncAnthropic] = []
+
+    async def connect(
+        backend: FakeBackend | None = None, key: str = "sk-one", **frontend: float
+    ) -> tuple[anthropic.AsyncAnthropic, Server]:
+        server = await make_server(backend or FakeBackend(), keys=KeyRing("sk-one"), **frontend)
+        clients.append(anthropic.AsyncAnthropic(base_url=server.url, api_key=key, max_retries=0))
+        return clients[-1], server
+
+    yield connect
+    for client in clients:
+        await client.close()
