@@ -64,6 +64,7 @@ MESSAGE: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "refusal": (),
     "annotations": ([],),
+    "parsed": (...,),  # what OpenAI's client made of the content
 }
 
 

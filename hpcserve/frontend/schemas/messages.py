@@ -30,6 +30,7 @@ class ToolCallFunction(Body):
 
     name: NonEmptyText
     arguments: str = ""
+    parsed_arguments: Any = None  # what OpenAI's client made of the arguments; ignored
 
 
 class ToolCall(Body):
