@@ -7,6 +7,7 @@ A Llama of 4 layers and 256 dimensions with random weights (3.7 M parameters, 15
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ _CHAT_TEMPLATE = (
 )
 
 
-def make_tiny_model(directory: Path) -> None:
+def make_tiny_model(directory: Path, extra_tokens: Sequence[str] = ()) -> None:
     """Write config, weights and tokenizer into `directory`, which is made; about 3 s.
 
+    `extra_tokens` are words of the vocabulary, such as the marks that parsers look for; they are not special.
     Raises `ConfigError` where the directory holds something already, or PyTorch and transformers are not installed.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -39,11 +41,11 @@ def make_tiny_model(directory: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     directory.mkdir(parents=True, exist_ok=True)
     # The template goes into tokenizer_config.json, where readers that know no separate template file look.
-    _make_tokenizer().save_pretrained(directory, save_jinja_files=False)
+    _make_tokenizer(extra_tokens).save_pretrained(directory, save_jinja_files=False)
     _make_weights().save_pretrained(directory)
 
 
-def _make_tokenizer() -> Any:
+def _make_tokenizer(extra_tokens: Sequence[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -51,13 +53,14 @@ def _make_tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=VOCAB_SIZE - len(extra_tokens),
         special_tokens=list(_SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     sources = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[:_TRAINING_FILES]
     tokenizer.train([str(path) for path in sources], trainer)
+    tokenizer.add_tokens(list(extra_tokens))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )

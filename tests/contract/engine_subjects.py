@@ -78,11 +78,10 @@ class Subject:
         return self.engine.load()
 
 
-def make_config(kind: str, model: Path | None, **extra: Any) -> Config:
+def make_config(kind: str, model: Path | None, *, parsers: dict[str, str] | None = None, **extra: Any) -> Config:
     engine = {"kind": kind, "block_size": 32, "mock": {"speedup": 50.0}, **extra}
-    return Config.model_validate(
-        {"model": {"path": model, "max_model_len": 4096}, "engine": engine, "cluster": {"local": {"threads": 1}}}
-    )
+    loaded = {"path": model, "max_model_len": 4096, **(parsers or {})}
+    return Config.model_validate({"model": loaded, "engine": engine, "cluster": {"local": {"threads": 1}}})
 
 
 def make_context(name: str, scratch: Path, *, moves_kv: bool = True) -> EngineContext:

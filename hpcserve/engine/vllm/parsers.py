@@ -86,7 +86,7 @@ def _compose(tools: str | None, reasoning: str | None, model_config: Any, tokeni
         asked = {"model.tool_parser": tools, "model.reasoning_parser": reasoning}
         named = " and ".join(f"{key} {name}" for key, name in asked.items() if name)
         raise ConfigError(
-            f"{named} cannot work with this model's tokenizer: {err.__cause__ or err}; "
+            f"{named} cannot work with this model's tokenizer: {str(err.__cause__ or err).rstrip('.')}; "
             "name the parser of the model's family, or none",
             param="model.tool_parser" if tools else "model.reasoning_parser",
         ) from err

@@ -11,7 +11,16 @@ from hpcserve.engine.mock.engine import MockEngine
 from hpcserve.engine.mock.timing import TimingModel
 from hpcserve.engine.protocol import EngineContext
 from hpcserve.errors import EngineError
-from hpcserve.types import BlocksStored, EngineRequest, RequestId, Role, Sampling, WorkerId
+from hpcserve.types import (
+    BlocksStored,
+    ChatParsing,
+    EngineRequest,
+    RequestId,
+    Role,
+    Sampling,
+    StructuredOutput,
+    WorkerId,
+)
 
 
 @pytest.fixture
@@ -254,3 +263,21 @@ async def until(condition):
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({"embeds": True}, "embeddings"),
+        ({"parsing": ChatParsing(streams=True)}, "chat parsing"),
+        ({"sampling": Sampling(max_tokens=5, structured=StructuredOutput(kind="json_object"))}, "structured output"),
+        ({"sampling": Sampling(max_tokens=5, allowed_token_ids=(1,))}, "allowed_token_ids"),
+        ({"sampling": Sampling(max_tokens=5, bad_words=("no",))}, "bad_words"),
+    ],
+)
+async def test_what_it_would_have_to_ignore_is_refused_by_name(make, asked, named):
+    engine = await make()
+    assert engine.info.can == ("generate",)
+    (refused,) = await run(engine, msgspec.structs.replace(request(), **asked))
+    assert refused.finish_reason == "error"
+    assert named in refused.error

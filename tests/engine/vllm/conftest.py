@@ -1,3 +1,3 @@
 """Fixtures of the vLLM engine's tests."""
 
-from tests.contract.models import tiny_model  # noqa: F401
+from tests.contract.models import marked_model, tiny_model  # noqa: F401
