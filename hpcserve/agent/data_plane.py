@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from hpcserve.comm.channel import Channel, Listener
+from hpcserve.comm.tls import Identity
 from hpcserve.engine.protocol import AsyncEngine
 from hpcserve.errors import BadRequest, EngineError
 from hpcserve.types import EngineOutput, EngineRequest, RequestId
-
-if TYPE_CHECKING:
-    from distributed import Security
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +22,9 @@ _decode_id = msgspec.msgpack.Decoder(RequestId).decode
 class DataPlane:
     """Runs the requests that frontends send on one engine. A connection that ends takes its requests with it."""
 
-    def __init__(self, engine: AsyncEngine, security: Security) -> None:
+    def __init__(self, engine: AsyncEngine, identity: Identity) -> None:
         self._engine = engine
-        self._listener = Listener(self._open_session, security)
+        self._listener = Listener(self._open_session, identity)
         self._num_running = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -53,28 +50,46 @@ class DataPlane:
     def _open_session(self, channel: Channel) -> _Session:
         return _Session(self, channel)
 
-    async def run(self, request: EngineRequest, channel: Channel) -> None:
+    async def run(self, request: EngineRequest, outbox: _Outbox) -> None:
         """Run one request and send its outputs. A dead engine sets `engine_died` and ends the connection."""
         self._num_running += 1
         self._idle.clear()
         try:
             async for output in self._engine.generate(request):
-                channel.send("output", output)
+                outbox.put(output)
         except EngineError as err:
             log.error("engine died: %s", err.message)
             if not self.engine_died.done():
                 self.engine_died.set_result(err.message)
-            channel.close()
+            outbox.channel.close()
         except asyncio.CancelledError:
             raise
         except Exception as err:
             log.exception("request %s failed in the engine", request.request_id)
             failed = EngineOutput(request_id=request.request_id, finish_reason="error", error=f"engine failed: {err!r}")
-            channel.send("output", failed)
+            outbox.put(failed)
         finally:
             self._num_running -= 1
             if not self._num_running:
                 self._idle.set()
+
+
+class _Outbox:
+    """What goes to one frontend. The outputs of a turn of the event loop, so of an engine's step, are one message."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._outputs: list[EngineOutput] = []
+        self._loop = asyncio.get_running_loop()
+
+    def put(self, output: EngineOutput) -> None:
+        if not self._outputs:
+            self._loop.call_soon(self._send)
+        self._outputs.append(output)
+
+    def _send(self) -> None:
+        outputs, self._outputs = self._outputs, []
+        self.channel.send("outputs", outputs)
 
 
 class _Session:
@@ -83,6 +98,7 @@ class _Session:
     def __init__(self, plane: DataPlane, channel: Channel) -> None:
         self._plane = plane
         self._channel = channel
+        self._outbox = _Outbox(channel)
         self._running: dict[RequestId, asyncio.Task[None]] = {}
 
     async def on_call(self, op: str, body: msgspec.Raw) -> object:
@@ -103,6 +119,6 @@ class _Session:
             task.cancel()
 
     def _generate(self, request: EngineRequest) -> None:
-        task = asyncio.create_task(self._plane.run(request, self._channel), name=f"generate {request.request_id}")
+        task = asyncio.create_task(self._plane.run(request, self._outbox), name=f"generate {request.request_id}")
         self._running[request.request_id] = task
         task.add_done_callback(lambda _: self._running.pop(request.request_id, None))

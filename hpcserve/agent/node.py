@@ -22,7 +22,7 @@ from hpcserve.agent.data_plane import DataPlane
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.membership import Membership
 from hpcserve.comm.protocol import Announcement, Command
-from hpcserve.comm.tls import security
+from hpcserve.comm.tls import Identity
 from hpcserve.config.models import Config
 from hpcserve.engine.factory import make_engine
 from hpcserve.engine.protocol import AsyncEngine, EngineContext
@@ -67,7 +67,7 @@ class NodeAgent:
         self._stopping = asyncio.Event()
         self._kv_log = KvLog(spec.worker)
         self._engine: AsyncEngine = make_engine(config, self._engine_context())
-        self._data_plane = DataPlane(self._engine, security(state.tls_cert, state.tls_key))
+        self._data_plane = DataPlane(self._engine, Identity(state.tls_cert, state.tls_key))
         self._membership = Membership(
             spec.worker,
             state,

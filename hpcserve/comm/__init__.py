@@ -1,1 +1,1 @@
-"""Connections between hpcserve processes, over `distributed.comm` with mutual TLS."""
+"""Connections between hpcserve processes, over TLS in which both sides show the deployment's certificate."""

@@ -2,7 +2,7 @@
 
 agent and head      Dask's worker stream: `ANNOUNCE` up, `COMMAND` down.
 frontend and head   a channel: "register", "assign", "prefilled", "release", "report" up; "status" down.
-frontend and agent  a channel: "generate", "abort" up; "output" down.
+frontend and agent  a channel: "generate", "abort" up; "outputs" down.
 CLI and head        the same channel as a frontend's: "subscribe" and "stop" up; "status" down.
 """
 

@@ -7,6 +7,8 @@ Whoever can read the private key belongs to the deployment; nobody else can open
 from __future__ import annotations
 
 import datetime
+import ssl
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +44,31 @@ def create_identity() -> tuple[bytes, bytes]:
         cert.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """An identity on disk, for channels: both sides show the certificate, and take no other."""
+
+    cert: Path
+    key: Path
+
+    def server_context(self) -> ssl.SSLContext:
+        """Return what a listener uses. Raises `OSError` (`ssl.SSLError` for files that hold something else)."""
+        return self._context(ssl.PROTOCOL_TLS_SERVER)
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return what connects. Raises as `server_context`."""
+        return self._context(ssl.PROTOCOL_TLS_CLIENT)
+
+    def _context(self, protocol: int) -> ssl.SSLContext:
+        context = ssl.SSLContext(protocol)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the certificate names the deployment: nodes' names are not known beforehand
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(self.cert)
+        context.load_cert_chain(self.cert, self.key)
+        return context
 
 
 @cache

@@ -6,23 +6,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from hpcserve.comm.channel import Channel, connect
+from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest, ConnectionLost, WorkerLost
 from hpcserve.types import EngineOutput, EngineRequest, RequestId, WorkerId
-
-if TYPE_CHECKING:
-    from distributed import Security
 
 log = logging.getLogger(__name__)
 
 OnOutput = Callable[[EngineOutput], None]
 
 _CONNECT_TIMEOUT_S = 3.0
-_decode_output = msgspec.msgpack.Decoder(EngineOutput).decode
+_decode_outputs = msgspec.msgpack.Decoder(list[EngineOutput]).decode
 
 
 @dataclass
@@ -75,31 +72,40 @@ class AgentLink:
         raise BadRequest(f"frontends answer no call {op!r}")
 
     def on_message(self, op: str, body: msgspec.Raw) -> None:
-        """Hand an output to its stream; one of an aborted request is dropped."""
-        output = _decode_output(body)
-        stream = self._streams.get(output.request_id)
-        if stream is None or stream.done.done():
-            return
-        try:
-            stream.on_output(output)
-        except Exception as err:  # noqa: BLE001  belongs to whoever waits for the request
-            stream.done.set_exception(err)
-            return
-        if output.finish_reason is not None:
-            stream.done.set_result(None)
+        """Hand outputs to their streams; those of aborted requests are dropped."""
+        streams = self._streams
+        for output in _decode_outputs(body):
+            stream = streams.get(output.request_id)
+            if stream is None:
+                continue
+            try:
+                stream.on_output(output)
+            except Exception as err:  # noqa: BLE001  belongs to whoever waits for the request
+                self._end(output.request_id, err)
+            else:
+                if output.finish_reason is not None:
+                    self._end(output.request_id)
 
     def on_close(self) -> None:
         """Fail what still ran."""
-        for stream in self._streams.values():
-            if not stream.done.done():
-                stream.done.set_exception(WorkerLost(f"the connection to {self._worker} was lost"))
+        for request_id in list(self._streams):
+            self._end(request_id, WorkerLost(f"the connection to {self._worker} was lost"))
+
+    def _end(self, request_id: RequestId, error: Exception | None = None) -> None:
+        stream = self._streams.pop(request_id, None)
+        if stream is None or stream.done.done():
+            return
+        if error is None:
+            stream.done.set_result(None)
+        else:
+            stream.done.set_exception(error)
 
 
 class AgentPool:
     """The links of one frontend, opened when first needed."""
 
-    def __init__(self, security: Security) -> None:
-        self._security = security
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
         self._links: dict[WorkerId, AgentLink] = {}
         self._opening: dict[WorkerId, asyncio.Lock] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -137,6 +143,6 @@ class AgentPool:
 
     async def _open(self, worker: WorkerId, address: str) -> AgentLink:
         try:
-            return AgentLink(worker, await connect(address, self._security, timeout_s=_CONNECT_TIMEOUT_S))
+            return AgentLink(worker, await connect(address, self._identity, timeout_s=_CONNECT_TIMEOUT_S))
         except ConnectionLost as err:
             raise WorkerLost(f"cannot reach {worker}: {err.message}") from err

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -45,21 +46,33 @@ class _Progress:
 
     request: EngineRequest
     on_output: OnOutput
+    on_prefilled: Callable[[], None]
     caller: Caller
     token_ids: list[int] = field(default_factory=list)
     lost_on: list[WorkerId] = field(default_factory=list)
     finished: bool = False
+    is_prefilling: bool = True  # nothing has come of the worker that has it now
 
     def take(self, output: EngineOutput) -> None:
+        """Take one delta. Called for every token of every request: keep it short."""
+        if output.finish_reason is not None or self.is_prefilling:
+            output = self._checked(output)
+        self.token_ids += output.token_ids
+        self.on_output(output)
+
+    def _checked(self, output: EngineOutput) -> EngineOutput:
+        """Look at a first or a last delta: only these say more than tokens."""
+        if self.is_prefilling:
+            self.is_prefilling = False
+            self.on_prefilled()
         if output.error is not None:
             raise EngineError(output.error)
         if output.finish_reason == "abort":
             raise WorkerLost("the engine aborted the request")  # nobody here asked it to: the worker is going down
         if self.lost_on and output.cached_tokens is not None and self.token_ids:
             output = msgspec.structs.replace(output, cached_tokens=None)  # usage counts the prompt's first reading
-        self.token_ids.extend(output.token_ids)
         self.finished = output.finish_reason is not None
-        self.on_output(output)
+        return output
 
     def remaining(self) -> EngineRequest:
         """Return the request as the next worker gets it: what was generated has become prompt."""
@@ -107,7 +120,8 @@ class Dispatcher:
         many wait), `RateLimited` if too many of its tenant wait, `EngineError` if the engine refused it, or if it was
         lost on `frontend.max_attempts` workers.
         """
-        progress = _Progress(request, on_output, caller or Caller())
+        request_id = request.request_id
+        progress = _Progress(request, on_output, lambda: self._head.prefilled(request_id), caller or Caller())
         while not progress.finished:
             remaining = progress.remaining()
             if remaining.sampling.max_tokens <= 0:
@@ -130,7 +144,8 @@ class Dispatcher:
             reused = 0 if handle else assignment.reused_tokens  # what is worth keeping is kept where it was computed
             request = msgspec.structs.replace(request, kv=handle, reused_tokens=reused)
         decode = await self._agents.link(assignment.decode, self._address(assignment.decode))
-        await decode.generate(request, self._reporting_prefill(progress))
+        progress.is_prefilling = True
+        await decode.generate(request, progress.take)
 
     async def _with_prefix_from(self, source: WorkerId, num_tokens: int, request: EngineRequest) -> EngineRequest:
         """Return the request with a handle to its warm prefix; without one if that cannot be had after all."""
@@ -178,19 +193,6 @@ class Dispatcher:
         if last.finish_reason == "abort":
             raise WorkerLost(f"{worker} aborted the prefill")
         return last.kv
-
-    def _reporting_prefill(self, progress: _Progress) -> OnOutput:
-        """Tell the head of the first output, which ends the prefill."""
-        is_first = True
-
-        def take(output: EngineOutput) -> None:
-            nonlocal is_first
-            if is_first:
-                is_first = False
-                self._head.prefilled(progress.request.request_id)
-            progress.take(output)
-
-        return take
 
     async def _assign(self, request: EngineRequest, progress: _Progress) -> Assignment:
         """Ask the head; without any worker, one that was under way asks again and a new one is refused at once."""

@@ -10,7 +10,7 @@ import msgspec
 
 from hpcserve.comm.channel import Channel, connect
 from hpcserve.comm.protocol import FrontendInfo
-from hpcserve.comm.tls import security
+from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Unavailable
 from hpcserve.state import StateDir
 from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic
@@ -36,7 +36,7 @@ class HeadLink:
 
     async def run(self) -> None:
         """Connect, register and listen, again and again until cancelled."""
-        identity = security(self._state.tls_cert, self._state.tls_key)
+        identity = Identity(self._state.tls_cert, self._state.tls_key)
         while True:
             try:
                 head = self._state.read_head()

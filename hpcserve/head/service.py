@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from hpcserve.comm.channel import Channel, Listener
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
+from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest
 from hpcserve.head.assigner import Assigner
 from hpcserve.head.traffic import TrafficSum
 from hpcserve.router.router import Router
 from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic, WorkerId
-
-if TYPE_CHECKING:
-    from distributed import Security
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +32,7 @@ class HeadService:
     def __init__(
         self,
         router: Router,
-        security: Security,
+        identity: Identity,
         *,
         max_wait_s: float,
         make_status: Callable[[], Status],
@@ -49,7 +46,7 @@ class HeadService:
         self.on_stop = on_stop
         self.peers: set[_Peer] = set()
         self.traffic = TrafficSum()
-        self._listener = Listener(self._open, security)
+        self._listener = Listener(self._open, identity)
         self._changed = asyncio.Event()
         self._told: set[WorkerId] = set()  # whose addresses everybody knows
 

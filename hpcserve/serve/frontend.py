@@ -14,7 +14,7 @@ from pathlib import Path
 from aiohttp import web
 
 from hpcserve.comm.protocol import FrontendInfo
-from hpcserve.comm.tls import security
+from hpcserve.comm.tls import Identity
 from hpcserve.config.models import Config
 from hpcserve.dispatch import Dispatcher
 from hpcserve.dispatch.agents import AgentPool
@@ -44,7 +44,7 @@ async def run_frontend(config: Config, state: StateDir) -> None:
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stopping.set)
     async with AsyncExitStack() as stack:
-        agents = AgentPool(security(state.tls_cert, state.tls_key))
+        agents = AgentPool(Identity(state.tls_cert, state.tls_key))
         stack.push_async_callback(agents.close)
         head = HeadLink(state)
         counts = DispatchCounts()

@@ -20,7 +20,7 @@ from typing import Any
 from hpcserve.cluster import make_cluster
 from hpcserve.comm.address import LOOPBACK, announce_host
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
-from hpcserve.comm.tls import security
+from hpcserve.comm.tls import Identity, security
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError, HpcserveError
 from hpcserve.head import dashboard
@@ -66,7 +66,7 @@ class HeadProcess:
         self._is_forced = asyncio.Event()
         self._dashboard: str | None = None
         self._history = History(dashboard.NUM_POINTS)
-        identity = security(state.tls_cert, state.tls_key)
+        identity = Identity(state.tls_cert, state.tls_key)
         self._router = Router(config.router, config.engine.block_size)
         self._roster = Roster(self._router, self._on_change)
         self._plugin = RoutingPlugin(self._roster)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hpcserve.cluster import JobState, make_cluster
 from hpcserve.comm.channel import connect
-from hpcserve.comm.tls import security
+from hpcserve.comm.tls import Identity
 from hpcserve.errors import ConnectionLost
 from hpcserve.state import HeadRecord, JobRecord, Proc, StateDir
 
@@ -66,7 +66,7 @@ async def live_jobs(state: StateDir) -> list[JobRecord]:
 
 async def _answers(state: StateDir, head: HeadRecord) -> bool:
     try:
-        channel = await connect(head.address, security(state.tls_cert, state.tls_key), timeout_s=_REACH_TIMEOUT_S)
+        channel = await connect(head.address, Identity(state.tls_cert, state.tls_key), timeout_s=_REACH_TIMEOUT_S)
     except ConnectionLost:
         return False
     channel.close()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from hpcserve.comm.channel import Channel, connect
-from hpcserve.comm.tls import security
+from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest, ConnectionLost, DeploymentError
 from hpcserve.serve.leftovers import is_alive, live_jobs
 from hpcserve.state import HeadRecord, StateDir
@@ -86,7 +86,7 @@ async def connect_watcher(state: StateDir, head: HeadRecord) -> Watcher:
     try:
         if head.proc.is_local and not head.proc.is_alive:
             raise ConnectionLost("its process is gone")
-        channel = await connect(head.address, security(state.tls_cert, state.tls_key), timeout_s=_CALL_TIMEOUT_S)
+        channel = await connect(head.address, Identity(state.tls_cert, state.tls_key), timeout_s=_CALL_TIMEOUT_S)
     except ConnectionLost as err:
         raise DeploymentError(
             f"the head of {state.name!r} (pid {head.proc.pid} on {head.proc.host}) does not answer: {err.message}; "

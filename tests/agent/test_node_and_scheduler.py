@@ -14,7 +14,7 @@ import pytest
 from hpcserve.agent import membership
 from hpcserve.agent.node import NodeAgent, NodeSpec
 from hpcserve.comm.channel import connect
-from hpcserve.comm.tls import create_identity, security
+from hpcserve.comm.tls import Identity, create_identity, security
 from hpcserve.config import Config
 from hpcserve.dispatch.agents import AgentLink
 from hpcserve.head.plugin import RoutingPlugin
@@ -96,7 +96,7 @@ async def agent_of(state: StateDir, config: Config, scratch: Path) -> AsyncItera
 
 
 async def generate(state: StateDir, address: str, num_tokens: int) -> list[EngineOutput]:
-    link = AgentLink(WORKER, await connect(address, security(state.tls_cert, state.tls_key), timeout_s=5))
+    link = AgentLink(WORKER, await connect(address, Identity(state.tls_cert, state.tls_key), timeout_s=5))
     outputs: list[EngineOutput] = []
     request = EngineRequest(
         request_id=RequestId("r"), token_ids=list(range(100)), sampling=Sampling(max_tokens=num_tokens)

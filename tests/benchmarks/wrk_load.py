@@ -144,10 +144,10 @@ def _read_reply(connection: socket.socket, sent_at: float) -> tuple[bytes, float
         if not data:
             raise RuntimeError(f"the connection ended after {reply!r}")
         reply += data
+        if not reply.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"refused: {reply[:500]!r}")
         if not ttft_s and _first_text.search(reply):
             ttft_s = time.perf_counter() - sent_at
-    if not reply.startswith(b"HTTP/1.1 200"):
-        raise RuntimeError(f"refused: {reply[:500]!r}")
     return reply, ttft_s
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from hpcserve.comm.channel import Channel, Listener, connect
-from hpcserve.comm.tls import create_identity, security
+from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Overloaded, RateLimited, Unavailable
 
 
@@ -58,7 +58,7 @@ def make_identity(directory: Path, name: str):
     cert_file, key_file = directory / f"{name}-cert.pem", directory / f"{name}-key.pem"
     cert_file.write_bytes(cert)
     key_file.write_bytes(key)
-    return security(cert_file, key_file)
+    return Identity(cert_file, key_file)
 
 
 @asynccontextmanager
@@ -97,6 +97,43 @@ async def test_messages_arrive_in_order(identity) -> None:
             channel.send("n", number)
         await asyncio.wait_for(server.enough.wait(), 5)
         assert server.messages == [("n", number) for number in range(1000)]
+
+
+@pytest.mark.parametrize("size", [1, 100_000, 20_000_000])
+async def test_bodies_of_any_size_arrive_whole_among_others(identity, size) -> None:
+    async with pair(identity) as (channel, _, server):
+        server.messages.clear()
+        server.expected = 5
+        sent = [b"", b"x" * size, b"y", b"z" * (size - 1), b"end"]
+        for body in sent:
+            channel.send("n", body)
+        await asyncio.wait_for(server.enough.wait(), 20)
+        assert [body for _, body in server.messages] == sent
+
+
+async def test_a_body_that_cannot_be_sent_is_the_senders_mistake_alone(identity) -> None:
+    async with pair(identity) as (channel, _, _):
+        with pytest.raises(TypeError):
+            channel.send("n", object())
+        assert await channel.call("echo", 1, int, timeout_s=5) == 1
+
+
+async def test_flushing_waits_until_all_is_on_its_way(identity) -> None:
+    async with pair(identity) as (channel, _, server):
+        server.messages.clear()
+        channel.send("last", b"x" * 1_000_000)
+        await channel.flush(5)
+        channel.close()
+        await asyncio.wait_for(server.closed.wait(), 5)
+        assert len(server.messages) == 1
+
+
+async def test_bytes_that_are_no_frame_end_the_connection_and_nothing_else(identity, caplog) -> None:
+    async with pair(identity) as (channel, client, server):
+        channel._wire._transport.write(b"\x03\x00\x00\x00abc")
+        await asyncio.wait_for(server.closed.wait(), 5)
+        await asyncio.wait_for(client.closed.wait(), 5)
+    assert "failed" in caplog.text
 
 
 async def test_calls_are_handed_over_in_order_with_messages(identity) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from hpcserve.agent.data_plane import DataPlane
 from hpcserve.comm.protocol import Announcement, FrontendInfo
-from hpcserve.comm.tls import create_identity, security
+from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.config import Config
 from hpcserve.dispatch import Dispatcher
 from hpcserve.dispatch.agents import AgentPool
@@ -103,7 +103,7 @@ class Cell:
     def __init__(self, config: Config, state: StateDir) -> None:
         self.config = config
         self.state = state
-        self.identity = security(state.tls_cert, state.tls_key)
+        self.identity = Identity(state.tls_cert, state.tls_key)
         self.router = Router(config.router, config.engine.block_size)
         self.roster = Roster(self.router, lambda: self.service.notify())
         self.service = HeadService(

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from hpcserve.comm.channel import Channel, connect
-from hpcserve.comm.tls import create_identity, security
+from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.config.models import RouterConfig
 from hpcserve.errors import ConnectionLost, Overloaded, RateLimited, Unavailable
 from hpcserve.head.service import HeadService
@@ -100,7 +100,7 @@ async def make_head(tmp_path: Path) -> AsyncIterator[MakeHead]:
     cert, key = create_identity()
     (tmp_path / "cert.pem").write_bytes(cert)
     (tmp_path / "key.pem").write_bytes(key)
-    identity = security(tmp_path / "cert.pem", tmp_path / "key.pem")
+    identity = Identity(tmp_path / "cert.pem", tmp_path / "key.pem")
     async with AsyncExitStack() as stack:
 
         async def make(**queue: object) -> Head:
