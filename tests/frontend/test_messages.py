@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Union
 
 import anthropic
 import msgspec
@@ -254,3 +255,19 @@ async def test_closing_a_stream_early_aborts_the_request(connect_anthropic):
             assert text == "one"
             break
     await server.backend.until(lambda: len(server.backend.aborted) == 1)
+
+
+async def test_every_event_is_as_described_and_named_after_its_type(make_server):
+    from hpcserve.frontend.messages.replies import EVENTS
+
+    server = await make_server(able_backend(parse(CALL, CALL_IN_ONE)))
+    body = {"model": "mock", "max_tokens": 50, "messages": HI, "tools": [WEATHER], "stream": True}
+    async with server.http.post(f"{server.url}/v1/messages", json=body) as response:
+        events = (await response.text()).removesuffix("\n\n").split("\n\n")
+    kinds = set()
+    for event in events:
+        name, data = event.split("\n")
+        value = msgspec.json.decode(data.removeprefix("data: "), type=Union[EVENTS])  # noqa: UP007 (a tuple)
+        kinds.add(type(value))
+        assert name == f"event: {msgspec.json.decode(data.removeprefix('data: '))['type']}"
+    assert len(kinds) == len(EVENTS) - 1  # no error
