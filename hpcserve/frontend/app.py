@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from aiohttp import web
 
 from hpcserve.config.models import Config
@@ -14,7 +16,7 @@ from hpcserve.frontend.chat import create_chat_completion
 from hpcserve.frontend.completions import create_completion
 from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.description import Description
-from hpcserve.frontend.errors import error_response, guard
+from hpcserve.frontend.errors import guard
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.messages.handlers import count_tokens, create_message
 from hpcserve.frontend.page import Page
@@ -60,12 +62,9 @@ def make_app(
     return app
 
 
-async def _expect(request: web.Request) -> web.StreamResponse | None:
-    """Answer `Expect: 100-continue` before the client sends a body that would be refused."""
-    try:
+async def _expect(request: web.Request) -> None:
+    """Answer `Expect: 100-continue`, but for a body that will be refused: that answer comes instead of the body."""
+    with suppress(BodyTooLarge):
         check_declared_size(request)
-    except BodyTooLarge as err:
-        return error_response(err, request)
-    if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return None
+        if request.transport is not None and request.headers.get("Expect", "").lower() == "100-continue":
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

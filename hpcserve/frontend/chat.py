@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 
 import msgspec
@@ -52,7 +51,7 @@ async def chat_job(frontend: Frontend, body: ChatBody, terms: Terms) -> Job:
     max_tokens = output_room(len(token_ids), wanted, context)
     logprobs = body.top_logprobs if body.logprobs else None
     sampling = sampling_of(body, frontend.tokenizer, max_tokens=max_tokens, logprobs=logprobs)
-    request_id = f"chatcmpl-{secrets.token_hex(16)}"
+    request_id = f"chatcmpl-{terms.own_id}"
     return Job(
         request_id=request_id,
         created=int(time.time()),

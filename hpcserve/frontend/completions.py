@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 
 import msgspec
@@ -49,7 +48,7 @@ async def _job(frontend: Frontend, body: CompletionBody, terms: Terms) -> Job:
     if len(prompts) * body.n > _MAX_SEQUENCES:
         message = f"{len(prompts)} prompts with n = {body.n} are over {_MAX_SEQUENCES} sequences; send fewer at once"
         raise BadRequest(message, param="prompt")
-    request_id = f"cmpl-{secrets.token_hex(16)}"
+    request_id = f"cmpl-{terms.own_id}"
     requests: list[EngineRequest] = []
     limit = prompt_limit(body, body.max_tokens, context)
     for prompt in prompts:

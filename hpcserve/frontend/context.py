@@ -29,14 +29,19 @@ class Frontend:
 class RequestRecord:
     """What is known of one HTTP request, for its log line and its headers."""
 
-    request_id: str  # the client's x-request-id, or one of our own
+    request_id: str  # the client's x-request-id, or `own_id`
+    own_id: str  # never used twice: ids of what comes of the request end in it
+    trace_id: str | None = None  # of the W3C trace that it belongs to
     tenant: Tenant = ANYBODY
     started_at: float = field(default_factory=time.perf_counter)
+    job_id: str | None = None  # as in the response; the ids that head and workers log begin with it
+    model: str | None = None
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
     ttft_s: float | None = None
-    error: str | None = None  # after which a stream ended, though its status was 200
+    finish_reason: str | None = None  # of its sequences, each once
+    error: str | None = None  # also what ended a stream whose status was 200
 
 
 FRONTEND = web.AppKey("frontend", Frontend)

@@ -1,13 +1,10 @@
-"""The outermost middleware: every error becomes OpenAI's body, every request one log line and one count."""
+"""The outermost middleware: every error becomes a body that clients of the route know, every request is accounted."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
-import re
-import secrets
-import time
 
 import msgspec
 from aiohttp import web
@@ -18,36 +15,33 @@ from hpcserve.errors import (
     HpcserveError,
     MethodNotAllowed,
     NotFound,
-    RateLimited,
     Unauthorized,
     Unavailable,
 )
-from hpcserve.frontend.context import FRONTEND, RECORD, RequestRecord
+from hpcserve.frontend.accounting import account, account_disconnect, begin
+from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.messages.errors import is_message_path, message_error_body, message_error_status
 
 log = logging.getLogger(__name__)
 
-_CLIENT_CLOSED_REQUEST = 499  # as nginx counts clients that hang up
 _RETRY_AFTER_S = 5.0  # where nobody knows better
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer whatever the handler raises, echo the request id, count and log."""
-    record = request[RECORD] = RequestRecord(_request_id(request))
+    record = begin(request)
     try:
         response = await _answer(request, handler)
     except asyncio.CancelledError:
-        _account_disconnect(request, record)
+        account_disconnect(request, record)
         raise
     except ConnectionError:
-        _account_disconnect(request, record)
         # Raised further it would be logged as a failure of ours; this goes to nobody.
-        return web.Response(status=_CLIENT_CLOSED_REQUEST)
+        return web.Response(status=account_disconnect(request, record))
     if not response.prepared:
         response.headers.update(id_headers(request))
-    _account(request, record, response.status)
+    account(request, record, response.status)
     return response
 
 
@@ -91,6 +85,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except HpcserveError as err:
+        request[RECORD].error = err.message
         return error_response(err, request)
     except web.HTTPException as err:
         return _translate(request, err)
@@ -98,7 +93,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         raise
     except Exception:
         log.exception("%s %s failed (id %s)", request.method, request.path, request[RECORD].request_id)
-        message = f"internal error; see the log for id {request[RECORD].request_id}"
+        message = request[RECORD].error = f"internal error; see the log for id {request[RECORD].request_id}"
         return error_response(HpcserveError(message), request)
 
 
@@ -114,41 +109,3 @@ def _translate(request: web.Request, error: web.HTTPException) -> web.Response:
     response = error_response(BadRequest(error.reason), request)
     response.set_status(error.status)
     return response
-
-
-def _request_id(request: web.Request) -> str:
-    given = request.headers.get("x-request-id")
-    return given if given and _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-
-
-def _account_disconnect(request: web.Request, record: RequestRecord) -> None:
-    request.app[FRONTEND].metrics.disconnects += 1
-    _account(request, record, _CLIENT_CLOSED_REQUEST)
-
-
-def _account(request: web.Request, record: RequestRecord, status: int) -> None:
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource is not None else "unknown"
-    metrics, tenant = request.app[FRONTEND].metrics, record.tenant.name
-    metrics.requests[route, status] += 1
-    if tenant:
-        metrics.tenants[tenant].count_request(is_rate_limited=status == RateLimited.http_status, now=time.time())
-    level = logging.INFO if request.method == "POST" else logging.DEBUG
-    if not log.isEnabledFor(level):
-        return
-    ttft = f" ttft={record.ttft_s * 1e3:.1f}ms" if record.ttft_s is not None else ""
-    log.log(
-        level,
-        "%s %s %d id=%s%s prompt=%d cached=%d generated=%d%s e2e=%.1fms%s",
-        request.method,
-        route,
-        status,
-        record.request_id,
-        f" tenant={tenant}" if tenant else "",
-        record.prompt_tokens,
-        record.cached_tokens,
-        record.generated_tokens,
-        ttft,
-        (time.perf_counter() - record.started_at) * 1e3,
-        f" error={record.error}" if record.error else "",
-    )

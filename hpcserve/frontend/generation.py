@@ -105,6 +105,7 @@ class Generation:
         self._metrics = frontend.metrics
         self._record = record
         self._job = job
+        record.job_id, record.model = job.request_id, job.model
         self._first_at: float | None = None
         self.observe_itl = frontend.metrics.itl.observe
         self.choices = [Choice(self, deliver_to(index)) for index in range(len(job.requests))]
@@ -182,6 +183,7 @@ class Generation:
         metrics.generation_tokens += record.generated_tokens
         for choice in self.choices:
             metrics.finished[choice.finish_reason or "abort"] += 1
+        record.finish_reason = ",".join(dict.fromkeys(each.finish_reason or "abort" for each in self.choices))
 
     def _account_tenant(self) -> None:
         record = self._record

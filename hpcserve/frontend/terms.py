@@ -18,6 +18,7 @@ _SESSION_HEADER = "X-Session-ID"
 class Terms:
     """Of one request; `priority` and `cache_salt` are what engines get."""
 
+    own_id: str  # what ids of jobs end in, so that they are found together with the request's
     caller: Caller
     priority: int
     cache_salt: str | None
@@ -31,6 +32,7 @@ def terms_of(request: web.Request, body: GenerationBody) -> Terms:
     tenant = request[RECORD].tenant
     tenant.check_model(body.model)
     return Terms(
+        own_id=request[RECORD].own_id,
         caller=Caller(tenant=tenant.name, session=_header_session(request) or body.prompt_cache_key),
         priority=tenant.priority_of(body.priority),
         cache_salt=tenant.salt_of(body.cache_salt),
