@@ -20,6 +20,7 @@ from hpcserve.frontend.errors import guard
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.messages.handlers import count_tokens, create_message
 from hpcserve.frontend.page import Page
+from hpcserve.frontend.responses.handlers import create_response
 from hpcserve.frontend.status import HISTORY, NUM_POINTS, keep_history, show_status
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.tokenizing import detokenize, tokenize
@@ -45,6 +46,7 @@ def make_app(
     router.add_get("/v1/models/{id:.+}", probes.get_model)
     router.add_post("/v1/chat/completions", create_chat_completion, expect_handler=_expect)
     router.add_post("/v1/completions", create_completion, expect_handler=_expect)
+    router.add_post("/v1/responses", create_response, expect_handler=_expect)
     router.add_post("/v1/messages", create_message, expect_handler=_expect)
     router.add_post("/v1/messages/count_tokens", count_tokens, expect_handler=_expect)
     router.add_post("/tokenize", tokenize, expect_handler=_expect)

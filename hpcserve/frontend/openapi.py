@@ -20,6 +20,7 @@ from hpcserve.frontend.messages.replies import MessageError
 from hpcserve.frontend.messages.schemas import CountTokensBody, MessagesBody
 from hpcserve.frontend.operations import OPERATIONS, Operation
 from hpcserve.frontend.replies import ErrorReply, Reply
+from hpcserve.frontend.responses.schemas import RESPONSES, ResponsesBody
 from hpcserve.frontend.schemas import Body, ChatBody, ChatMessage, CompletionBody, TokenizeChatBody
 
 Schema = dict[str, Any]
@@ -30,6 +31,7 @@ _KNOWN: dict[type[Body], dict[str, tuple[Any, ...]]] = {
     CompletionBody: unsupported.COMPLETION,
     ChatMessage: unsupported.MESSAGE,
     TokenizeChatBody: unsupported.TOKENIZE_CHAT,
+    ResponsesBody: RESPONSES,
     MessagesBody: message_schemas.MESSAGES,
     CountTokensBody: message_schemas.COUNT_TOKENS,
 }

@@ -10,6 +10,9 @@ from hpcserve.frontend import replies
 from hpcserve.frontend.messages import replies as message_replies
 from hpcserve.frontend.messages.schemas import CountTokensBody, MessagesBody
 from hpcserve.frontend.replies import Reply
+from hpcserve.frontend.responses import event_replies as response_events
+from hpcserve.frontend.responses.replies import Response
+from hpcserve.frontend.responses.schemas import ResponsesBody
 from hpcserve.frontend.schemas import (
     Body,
     ChatBody,
@@ -56,6 +59,10 @@ OPERATIONS = (
     Operation(
         "POST", "/v1/completions", "Continue one or more prompts",
         replies.Completion, replies.CompletionChunk, (CompletionBody,), _GENERATE,
+    ),
+    Operation(
+        "POST", "/v1/responses", "Answer some input, in the form of OpenAI's Responses API",
+        Response, response_events.EVENTS, (ResponsesBody,), _GENERATE,
     ),
     Operation(
         "POST", "/v1/messages", "Continue a conversation, in Anthropic's form",

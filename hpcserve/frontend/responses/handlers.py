@@ -1,0 +1,40 @@
+"""POST /v1/responses: OpenAI's Responses API on top of what serves chat completions."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from hpcserve.errors import BadRequest
+from hpcserve.frontend.body import read_object
+from hpcserve.frontend.chat import chat_job
+from hpcserve.frontend.collecting import collect_job
+from hpcserve.frontend.context import FRONTEND
+from hpcserve.frontend.errors import json_response
+from hpcserve.frontend.generation import Job
+from hpcserve.frontend.responses.answer import whole_response
+from hpcserve.frontend.responses.conversion import chat_body_of, in_words_of_responses
+from hpcserve.frontend.responses.events import ResponseEvents
+from hpcserve.frontend.responses.schemas import ResponsesBody
+from hpcserve.frontend.responses.validation import parse_responses
+from hpcserve.frontend.streaming import stream_job
+from hpcserve.frontend.terms import terms_of
+
+
+async def create_response(request: web.Request) -> web.StreamResponse:
+    """Answer some input, streamed or not."""
+    body = parse_responses(await read_object(request))
+    job = await _job(request, body)
+    if body.stream:
+        return await stream_job(request, job, ResponseEvents(job, body))
+    collected, usage = await collect_job(request, job)
+    return json_response(msgspec.json.encode(whole_response(job, body, collected[0], usage)))
+
+
+async def _job(request: web.Request, body: ResponsesBody) -> Job:
+    chat = chat_body_of(body)
+    terms = terms_of(request, chat)
+    try:
+        return await chat_job(request.app[FRONTEND], chat, terms)
+    except BadRequest as err:
+        raise in_words_of_responses(err) from err
