@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     state = StateDir(args.state_dir)
     config = state.read_config()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f"hpcserve-{args.name}-", dir=scratch_root(config)))
     except HpcserveError as err:

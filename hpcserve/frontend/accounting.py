@@ -45,20 +45,18 @@ class RequestLine(LogEvent, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.method} {self.route} {self.status}"
 
     def __str__(self) -> str:
-        optional = (
-            ("job", self.job_id),
-            ("trace", self.trace_id),
-            ("tenant", self.tenant),
-            ("prompt", self.prompt_tokens),
-            ("cached", self.cached_tokens),
-            ("generated", self.generated_tokens),
-            ("ttft", None if self.ttft_ms is None else f"{self.ttft_ms:.1f}ms"),
-            ("e2e", f"{self.e2e_ms:.1f}ms"),
-            ("finish", self.finish_reason),
-            ("error", None if self.error is None else " ".join(self.error.split())),
-        )
-        known = [f"{name}={value}" for name, value in optional if value is not None]
-        return " ".join((self.summary(), f"id={self.request_id}", *known))
+        text = f"{self.method} {self.route} {self.status} id={self.request_id}"
+        if self.trace_id is not None:
+            text += f" trace={self.trace_id}"
+        if self.tenant is not None:
+            text += f" tenant={self.tenant}"
+        if self.job_id is not None:
+            counts = f"prompt={self.prompt_tokens} cached={self.cached_tokens} generated={self.generated_tokens}"
+            text += f" job={self.job_id} model={self.model} {counts} finish={self.finish_reason}"
+        if self.ttft_ms is not None:
+            text += f" ttft={self.ttft_ms:.1f}ms"
+        text += f" e2e={self.e2e_ms:.1f}ms"
+        return text if self.error is None else f"{text} error={' '.join(self.error.split())}"
 
 
 def begin(request: web.Request) -> RequestRecord:

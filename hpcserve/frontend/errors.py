@@ -85,27 +85,30 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except HpcserveError as err:
-        request[RECORD].error = err.message
-        return error_response(err, request)
+        return _refused(request, err)
     except web.HTTPException as err:
         return _translate(request, err)
     except ConnectionError:
         raise
     except Exception:
         log.exception("%s %s failed (id %s)", request.method, request.path, request[RECORD].request_id)
-        message = request[RECORD].error = f"internal error; see the log for id {request[RECORD].request_id}"
-        return error_response(HpcserveError(message), request)
+        return _refused(request, HpcserveError(f"internal error; see the log for id {request[RECORD].request_id}"))
 
 
 def _translate(request: web.Request, error: web.HTTPException) -> web.Response:
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         refusal = MethodNotAllowed(f"{request.method} is not allowed on {request.path}; use {allowed}")
-        response = error_response(refusal, request)
+        response = _refused(request, refusal)
         response.headers["Allow"] = allowed
         return response
     if isinstance(error, web.HTTPNotFound):
-        return error_response(NotFound(f"there is no route {request.path}; the API is under /v1"), request)
-    response = error_response(BadRequest(error.reason), request)
+        return _refused(request, NotFound(f"there is no route {request.path}; the API is under /v1"))
+    response = _refused(request, BadRequest(error.reason))
     response.set_status(error.status)
     return response
+
+
+def _refused(request: web.Request, error: HpcserveError) -> web.Response:
+    request[RECORD].error = error.message
+    return error_response(error, request)

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path, required=True)
     state = StateDir(parser.parse_args(argv).state_dir)
     config = state.read_config()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     raise_open_files_limit()
     try:
         uvloop.run(run_frontend(config, state))

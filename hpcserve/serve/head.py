@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path, required=True)
     state = StateDir(parser.parse_args(argv).state_dir)
     config = state.read_config()
-    configure_logging(config.log_level)
+    configure_logging(config.log_level, config.log_format)
     import dask_jobqueue  # noqa: F401  imported here, on the main thread, before signal handlers are set
     import uvloop
 

@@ -47,6 +47,9 @@ def prepare_environment(config: Config, context: EngineContext, *, on_cpu: bool,
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are directories; compute nodes often reach no hub
     os.environ["VLLM_HOST_IP"] = "127.0.0.1"  # an engine's own processes share one node
     os.environ[grammar.RESUMES] = "1"
+    if config.log_format == "json":
+        os.environ["VLLM_CONFIGURE_LOGGING"] = "0"  # its records then go where ours go
+        os.environ[plugin.LOGS_JSON] = config.log_level
     if on_cpu:
         threads = str(cpu_threads(config))
         os.environ["OMP_NUM_THREADS"] = threads

@@ -1,4 +1,4 @@
-"""What is changed in vLLM's processes: NIXL behaves, and grammars of resumed requests go on (`grammar`).
+"""What is changed in vLLM's processes: NIXL behaves, grammars of resumed requests go on (`grammar`), logs can be JSON.
 
 vLLM loads this in every process by its plugin entry point. NIXL: no spinning on CPUs, no crash at exit.
 
@@ -11,17 +11,25 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 from contextlib import suppress
 
 from hpcserve.engine.vllm import grammar
+from hpcserve.observability.logging import configure_logging
 
 NIXL_ON = "HPCSERVE_NIXL_ON"
 """Environment variable: "cpu" or "cuda" where an engine of ours moves KV with NIXL."""
+LOGS_JSON = "HPCSERVE_LOGS_JSON"
+"""Environment variable: the level of our own records, where an engine of ours logs JSON."""
 
 
 def register() -> None:
     """Apply what the environment asks for. Safe to call more than once; the first call comes before NIXL is loaded."""
+    level = os.environ.get(LOGS_JSON)
+    if level:
+        configure_logging(level, "json")
+        logging.getLogger("vllm").setLevel(os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"))
     device = os.environ.get(NIXL_ON)
     if device:
         _load_system_libnl()
