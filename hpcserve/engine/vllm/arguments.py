@@ -71,7 +71,7 @@ def is_pooling(config: Config) -> bool:
 
 def build_engine_args(arguments: dict[str, Any], extra: dict[str, Any]) -> Any:
     """Return `AsyncEngineArgs` of what `engine_arguments` gave; `extra` is `engine.vllm.args`. Imports vLLM."""
-    from vllm.config import KVEventsConfig, KVTransferConfig
+    from vllm.config import KVEventsConfig, KVTransferConfig, StructuredOutputsConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     check_extra_arguments(extra, AsyncEngineArgs)
@@ -81,6 +81,8 @@ def build_engine_args(arguments: dict[str, Any], extra: dict[str, Any]) -> Any:
         built[_STEP_DETAILS] = True
     if transfer is not None:
         built["kv_transfer_config"] = KVTransferConfig(**transfer)
+    if isinstance(structured := extra.get("structured_outputs_config"), dict):  # vLLM makes objects of others itself
+        built["structured_outputs_config"] = StructuredOutputsConfig(**structured)
     return AsyncEngineArgs(**(arguments | built))
 
 

@@ -171,10 +171,12 @@ def _replay(
 
 @contextmanager
 def _failing_alone() -> Iterator[None]:
-    """Turn whatever a parser raises into a `ValueError`, which ends this one request."""
+    """Turn whatever a parser raises into a `ValueError`, which ends this one request, as vLLM's own do."""
+    from vllm.exceptions import VLLMClientError
+
     try:
         yield
-    except ValueError:
+    except (ValueError, VLLMClientError):
         raise
     except Exception as err:  # parsers are many, and read what a model made up
         logger.exception("a parser failed")

@@ -56,6 +56,7 @@ class Runner:
 
     async def run(self, request: EngineRequest, state: OpenRequest) -> AsyncGenerator[EngineOutput]:
         """Yield the outputs of a request, as `AsyncEngine.generate` does. Raises `EngineError` if vLLM died."""
+        from vllm.exceptions import VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         outputs = self._embed(request) if request.embeds else self._generate(request, state)
@@ -69,7 +70,7 @@ class Runner:
             if self._llm.errored:
                 raise EngineError("vLLM's engine failed; the worker's log says why") from err
             yield translate.failed(request.request_id, f"vLLM failed on this request: {err.__cause__ or err}")
-        except (ValueError, TypeError) as err:
+        except (ValueError, TypeError, VLLMError) as err:  # what was asked for makes no sense to vLLM
             yield translate.failed(request.request_id, str(err))
 
     async def _generate(self, request: EngineRequest, state: OpenRequest) -> AsyncGenerator[EngineOutput]:

@@ -6,10 +6,11 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hpcserve.kv.hashing import hash_blocks
-from hpcserve.types import EngineRequest, RequestId, Sampling
+from hpcserve.types import EngineRequest, RequestId, Sampling, StructuredOutput
 from tests.contract.engine_subjects import (
     Subject,
     make_config,
@@ -25,7 +26,9 @@ PROMPT = list(range(300, 800))
 GREEDY = Sampling(max_tokens=8, temperature=0.0, ignore_eos=True)
 
 
-async def test_it_pulls_kv_tells_its_blocks_and_leaves_no_process(tiny_model: Path, tmp_path: Path) -> None:
+async def test_it_pulls_kv_tells_its_blocks_resumes_grammars_and_leaves_no_process(
+    tiny_model: Path, tmp_path: Path
+) -> None:
     async with AsyncExitStack() as stack:
         subjects = []
         for name, in_process in (("prefill-0-1", True), ("decode-0-1", False)):
@@ -39,6 +42,7 @@ async def test_it_pulls_kv_tells_its_blocks_and_leaves_no_process(tiny_model: Pa
         assert outputs[0].pulled_tokens >= len(PROMPT) - 1
         assert tokens(outputs) == tokens(await prefill.run(_request("a")))
         await decode.cache.wait_for(hash_blocks(PROMPT, 32))
+        await _check_that_a_grammar_goes_on(prefill, decode)
         children = _children(decode.engine.pid)
         assert children
         began = asyncio.Event()
@@ -47,6 +51,15 @@ async def test_it_pulls_kv_tells_its_blocks_and_leaves_no_process(tiny_model: Pa
     assert await reading == "abort"
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert list(tmp_path.iterdir()) == []
+
+
+async def _check_that_a_grammar_goes_on(before: Subject, after: Subject) -> None:
+    """The plugin that sees to it is loaded in the core's process, too."""
+    sampling = Sampling(max_tokens=40, temperature=0.0, structured=StructuredOutput(kind="regex", value="(ab){6}!"))
+    asked = EngineRequest(request_id=RequestId("g"), token_ids=PROMPT, sampling=sampling)
+    generated = tokens(await before.run(asked))
+    resumed = msgspec.structs.replace(asked, token_ids=PROMPT + generated[:3], num_resumed=3)
+    assert generated[:3] + tokens(await after.run(resumed)) == generated
 
 
 async def _read_to_the_end(subject: Subject, began: asyncio.Event) -> str | None:
