@@ -53,7 +53,7 @@ async def _read(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge as err:
         raise _too_large(request) from err
     except web.RequestPayloadError as err:
-        raise BadRequest(f"the body cannot be read: {err}") from err
+        raise BadRequest(f"the body cannot be read: {str(err).splitlines()[-1].strip()}") from err
 
 
 def _too_large(request: web.Request) -> BodyTooLarge:

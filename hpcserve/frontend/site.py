@@ -11,11 +11,12 @@ from pathlib import Path
 from aiohttp import web
 
 from hpcserve.errors import StartError
+from hpcserve.frontend.connections import Runner
 from hpcserve.frontend.context import FRONTEND
 from hpcserve.frontend.unix_socket import make_room
 
 _BACKLOG = 4096
-_KEEPALIVE_TIMEOUT_S = 75.0
+_KEEPALIVE_TIMEOUT_S = 75.0  # from one answer to the whole head of the next request, and to that of the first
 _LINGERING_TIME_S = 2.0  # how long the rest of a refused body is read, so that the client sees the answer
 
 
@@ -64,14 +65,12 @@ async def start_site(
 
     Without a `host` there is no TCP. Raises `StartError` when the port is taken, and as `make_room` does.
     """
-    runner = web.AppRunner(
-        app,
-        access_log=None,  # the guard logs
-        handler_cancellation=True,  # a client that hangs up aborts its requests
-        shutdown_timeout=app[FRONTEND].config.frontend.drain_timeout_s,
-        keepalive_timeout=_KEEPALIVE_TIMEOUT_S,
-        lingering_time=_LINGERING_TIME_S,
-    )
+    options = {
+        "access_log": None,  # the guard logs
+        "keepalive_timeout": _KEEPALIVE_TIMEOUT_S,
+        "lingering_time": _LINGERING_TIME_S,
+    }
+    runner = Runner(app, shutdown_timeout_s=app[FRONTEND].config.frontend.drain_timeout_s, options=options)
     await runner.setup()
     try:
         bound = None if host is None else await _listen(runner, host, port, sock, tls)
