@@ -75,7 +75,7 @@ async def shoot(tab: Tab, deployment: Deployment) -> None:
     await tab.look(390, 844)
     await tab.run("window.scrollTo(0, 0)")
     await tab.shoot(IMAGES / "page-phone.png")
-    await tab.look(1360, 850)
+    await tab.look(1360, 940)
     await tab.go(str(deployment.up["dashboard"]))
     await tab.until("globalThis.Bokeh && Bokeh.documents.length && Bokeh.documents[0].is_idle")
     await tab.run("new Promise((soon) => setTimeout(soon, 3000))")
@@ -86,7 +86,7 @@ async def main() -> None:
     """Bring it up, load it, look, take it down; fail if a page complained or a picture is too large."""
     IMAGES.mkdir(exist_ok=True)
     # a small cache, so that its use can be seen
-    with disaggregated("--set", "engine.mock.num_kv_blocks=1024", decode=3, name="llm") as deployment:
+    with disaggregated("--set", "engine.mock.num_kv_blocks=512", decode=3, name="llm") as deployment:
         busy = asyncio.create_task(keep_busy(deployment))
         await asyncio.sleep(_WARM_UP_S)
         with tempfile.TemporaryDirectory() as profile:

@@ -47,6 +47,8 @@ def _rows(status: Status, keys: StateDir | None, cert: Path | None) -> Iterator[
     yield "", ""
     yield "serving", f"{status.model}: {status.mode}, {pools} on {status.cluster}, {status.policy} router"
     yield "endpoint", status.endpoint or "none"
+    if status.endpoint:
+        yield "page", status.endpoint.removesuffix("v1")
     if status.unix_socket:
         yield "socket", status.unix_socket
     yield "key", f"{keys.key_file} (hpcserve key --name {status.name})" if keys else "none needed"

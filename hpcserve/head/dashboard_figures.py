@@ -24,7 +24,7 @@ from bokeh.plotting import figure
 from hpcserve.observability.history import Point
 from hpcserve.types import LoadReport, Status, WorkerInfo, WorkerState
 
-_HEIGHT = 230
+_HEIGHT = 240
 _NUM_COLUMNS = 3
 _MAX_POINTS = 600
 _COLORS = ("#4f46e5", "#e08a1e")
@@ -140,7 +140,7 @@ def _pool_figure(source: ColumnDataSource) -> Any:
     plot.hover.tooltips = [("", "@pool: @$name $name")]
     plot.xaxis.ticker = BasicTicker(min_interval=1, num_minor_ticks=0)
     plot.add_layout(plot.legend[0], "below")
-    plot.legend.orientation = "horizontal"
+    plot.legend.ncols = 4
     plot.legend.label_text_font_size = "10px"
     plot.legend.spacing = 0
     plot.legend.glyph_width = plot.legend.glyph_height = 12
@@ -169,9 +169,12 @@ def _timeline(
     plot.yaxis.axis_label = unit
     plot.xaxis.formatter = DatetimeTickFormatter(seconds="%T", minsec="%T", minutes="%H:%M", hourmin="%H:%M")
     plot.xaxis.ticker.desired_num_ticks = 4
-    plot.legend.location = "top_left"
-    plot.legend.background_fill_alpha = 0.6
+    plot.add_layout(plot.legend[0], "above")
+    plot.legend.orientation = "horizontal"
+    plot.legend.location = "left"
     plot.legend.label_text_font_size = "11px"
+    plot.legend.border_line_color = None
+    plot.legend.padding = plot.legend.margin = 0
     return plot
 
 

@@ -24,6 +24,7 @@ def test_a_socket_beside_the_endpoint_is_shown_and_changes_nothing_else() -> Non
     assert "socket     /run/me/api.sock\n" in banner(both, None)
     assert "--unix-socket" not in banner(both, None)
     assert "socket " not in banner(status(endpoint="http://127.0.0.1:8000/v1"), None)
+    assert "page       http://127.0.0.1:8000/\n" in banner(both, None)
 
 
 def test_a_socket_alone_is_asked_and_forwarded() -> None:

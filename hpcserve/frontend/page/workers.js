@@ -26,7 +26,8 @@ export function showWorkers(status) {
 function newRow(id) {
   const state = element("td", { "data-label": "State" }, element("span", { class: "dot" }), element("span", { class: "word" }));
   state.append(element("span", { class: "detail quiet" }));
-  const bar = element("meter", { min: 0, max: 1, high: 0.9 });
+  const filled = element("i");
+  const bar = element("span", { class: "bar", role: "meter", "aria-valuemin": 0, "aria-valuemax": 100 }, filled);
   return element(
     "tr",
     {},
@@ -36,7 +37,7 @@ function newRow(id) {
     element("td", { "data-label": "Host", class: "host" }),
     element("td", { "data-label": "Running", class: "number running" }),
     element("td", { "data-label": "Waiting", class: "number waiting" }),
-    element("td", { "data-label": "KV use", class: "kv" }, bar, element("span")),
+    element("td", { "data-label": "KV use", class: "kv" }, bar, element("span", { class: "share" })),
     element("td", { "data-label": "Hits", class: "number hits" }),
   );
 }
@@ -52,9 +53,12 @@ function fill(row, worker) {
   set(".running", load ? count(load.running) : NOTHING);
   set(".waiting", load ? count(load.waiting) : NOTHING);
   set(".hits", load && load.prefix_hits !== null ? `${percent(load.prefix_hits)} %` : NOTHING);
-  set(".kv span", load ? `${percent(load.kv_usage)} %` : NOTHING);
-  const bar = row.querySelector("meter");
-  bar.value = load ? load.kv_usage : 0;
+  set(".share", load ? `${percent(load.kv_usage)} %` : NOTHING);
+  const bar = row.querySelector(".bar");
+  const share = load ? Math.round(load.kv_usage * 100) : 0;
+  bar.firstChild.style.width = `${share}%`;
+  bar.classList.toggle("full", share >= 90);
+  bar.setAttribute("aria-valuenow", share);
   bar.setAttribute("aria-label", `KV blocks in use on ${worker.id}`);
 }
 
