@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from msgspec import UNSET
 
-from hpcserve.errors import DeadlineExceeded, EngineError, HpcserveError, Unavailable
+from hpcserve.errors import BadRequest, DeadlineExceeded, EngineError, HpcserveError, Unavailable
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import Frontend, RequestRecord
 from hpcserve.frontend.replies import CompletionTokensDetails, PromptTokensDetails, Usage
@@ -47,6 +48,7 @@ class Choice:
         "cached_tokens",
         "error",
         "finish_reason",
+        "is_refused",
         "num_tokens",
         "pulled_tokens",
         "reasoning_tokens",
@@ -62,6 +64,7 @@ class Choice:
         self.reasoning_tokens: int | None = None  # where a reasoning parser counts them
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
+        self.is_refused = False
 
     def on_output(self, output: EngineOutput) -> None:
         """Take one delta. Called for every token of every request: keep it short."""
@@ -81,11 +84,14 @@ class Choice:
                 self.reasoning_tokens = output.parsed.reasoning_tokens
             if output.finish_reason in ("error", "abort"):
                 self.error = output.error
+                self.is_refused = output.is_refusal
                 return
         self._deliver(output)
 
     def raise_failure(self) -> None:
         """Raise what the engine said went wrong, if it did."""
+        if self.is_refused:
+            raise BadRequest(f"the engine refuses this request: {self.error or 'no reason given'}")
         if self.finish_reason == "error":
             raise EngineError(f"the engine failed on this request: {self.error or 'no reason given'}")
         if self.finish_reason == "abort":
@@ -158,6 +164,8 @@ class Generation:
             raise err.exceptions[0] from err
 
     async def _run_one(self, request: EngineRequest, choice: Choice) -> None:
+        if self._record.span is not None:
+            request = msgspec.structs.replace(request, traceparent=self._record.span.traceparent)
         await self._frontend.backend.run(request, choice.on_output, self._job.caller)
         choice.raise_failure()
 

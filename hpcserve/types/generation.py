@@ -121,7 +121,9 @@ class EngineOutput(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     stop_reason: int | str | None = None  # the stop token or string that ended it
     cached_tokens: int | None = None  # prompt tokens found in this engine's cache; on the first output
     pulled_tokens: int = 0  # prompt tokens fetched through `EngineRequest.kv`; on the first output
+    pull_s: float | None = None  # how long that took, waiting included; on the first output, where the engine knows
     kv: KvHandle | None = None  # with prefill_only, on the last output
     error: str | None = None  # with finish_reason "error"
+    is_refusal: bool = False  # with `error`: the request makes no sense to the engine; no other would take it either
     parsed: ParsedDelta | None = None  # with `EngineRequest.parsing`; None where this delta gave nothing to show yet
     embedding: bytes | None = None  # with `EngineRequest.embeds`, on the only output: float32, little-endian

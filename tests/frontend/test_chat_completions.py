@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from fake_backend import FakeBackend, fail_after, speak, speak_seed
 
 from hpcserve.errors import EngineError, Unavailable
+from hpcserve.types import EngineOutput
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "mock", "messages": [{"role": "user", "content": "hi"}]}
@@ -222,6 +224,21 @@ async def test_an_engine_that_ends_with_an_error_is_an_error(make_server):
     server = await make_server(FakeBackend(speak([""], finish="error")))
     status, answer = await server.chat()
     assert (status, answer["error"]["code"]) == (500, "engine_error")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_engine_refuses_is_a_bad_request(make_server, stream):
+    async def script(request, on_output):
+        on_output(
+            EngineOutput(
+                request_id=request.request_id, finish_reason="error", error="no such grammar", is_refusal=True
+            )
+        )
+
+    server = await make_server(FakeBackend(script))
+    status, answer = await server.chat(stream=stream)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert "no such grammar" in answer["error"]["message"]
 
 
 async def test_a_request_over_the_time_limit_is_aborted(make_server):
