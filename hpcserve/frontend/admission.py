@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from hpcserve.errors import ModelNotFound, Unavailable
+from typing import Literal
+
+from hpcserve.errors import ModelNotFound, Unavailable, Unsupported
 from hpcserve.frontend.backend import context_length, ready_workers, why_not_ready
 from hpcserve.frontend.context import Frontend
 from hpcserve.types import Ability
 
+_Kind = Literal["generate", "embed"]
+_ADVICE: dict[_Kind, str] = {
+    "generate": "the engines of this deployment embed, and generate nothing; use /v1/embeddings",
+    "embed": (
+        "embeddings are not supported: the engines of this deployment generate; start one of an embedding model, with"
+        ' "runner": "pooling" in engine.vllm.args'
+    ),
+}
 
-def admit(frontend: Frontend, model: str) -> int:
-    """Return the context length in tokens. Raises `ModelNotFound` or `Unavailable`."""
+
+def admit(frontend: Frontend, model: str, needs: _Kind | None = None) -> int:
+    """Return the context length in tokens.
+
+    Raises `ModelNotFound`, `Unavailable`, or `Unsupported` where the engines cannot do what is needed.
+    """
     check_model(frontend, model)
     status = frontend.backend.status()
     reason = why_not_ready(status)
     if reason is not None:
         raise Unavailable(f"cannot serve now: {reason}; try again later")
+    if needs is not None and needs not in abilities(frontend):
+        raise Unsupported(_ADVICE[needs], param="model")
     return context_length(status)
 
 

@@ -41,7 +41,7 @@ async def chat_job(frontend: Frontend, body: ChatBody, terms: Terms) -> Job:
     Raises `BadRequest` for fields that contradict each other, or that ask for what the engines cannot do.
     """
     check_chat(body)
-    context = admit(frontend, body.model)
+    context = admit(frontend, body.model, needs="generate")
     check_structure(frontend, body)
     parsing = chat_parsing(frontend, body)
     wanted = body.max_completion_tokens or body.max_tokens

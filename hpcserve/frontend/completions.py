@@ -42,7 +42,7 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
 
 
 async def _job(frontend: Frontend, body: CompletionBody, terms: Terms) -> Job:
-    context = admit(frontend, body.model)
+    context = admit(frontend, body.model, needs="generate")
     check_structure(frontend, body)
     prompts: list[str] | list[list[int]] = body.prompt
     if len(prompts) * body.n > _MAX_SEQUENCES:

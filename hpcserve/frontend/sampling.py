@@ -127,13 +127,13 @@ def truncated(token_ids: list[int], body: GenerationBody, limit: int | None) -> 
     return token_ids[:limit] if body.truncation_side == "right" else token_ids[-limit:]
 
 
-def check_prompt(token_ids: list[int], vocab_size: int) -> None:
+def check_prompt(token_ids: list[int], vocab_size: int, param: str = "prompt") -> None:
     """Raise `BadRequest` for a prompt without tokens, or with ids that the model does not have."""
     if not token_ids:
-        raise BadRequest("the prompt is empty: it must have at least one token", param="prompt")
+        raise BadRequest("the prompt is empty: it must have at least one token", param=param)
     largest = max(token_ids)
     if largest >= vocab_size:
-        raise BadRequest(f"token id {largest} is not in the vocabulary of {vocab_size} tokens", param="prompt")
+        raise BadRequest(f"token id {largest} is not in the vocabulary of {vocab_size} tokens", param=param)
 
 
 def _with_seed(sampling: Sampling, choice: int) -> Sampling:

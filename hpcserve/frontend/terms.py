@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import web
 
 from hpcserve.errors import BadRequest
 from hpcserve.frontend.context import RECORD
-from hpcserve.frontend.schemas import GenerationBody, session_id
+from hpcserve.frontend.schemas import session_id
 from hpcserve.types import Caller
 
 _SESSION_HEADER = "X-Session-ID"
+
+
+class AsksForTerms(Protocol):
+    """What a body says about them."""
+
+    model: str
+    prompt_cache_key: str | None
+    priority: int | None
+    cache_salt: str | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Terms:
     cache_salt: str | None
 
 
-def terms_of(request: web.Request, body: GenerationBody) -> Terms:
+def terms_of(request: web.Request, body: AsksForTerms) -> Terms:
     """Return the terms of a request whose key was checked.
 
     Raises `ModelNotFound` for a model that the key is not good for, `BadRequest` for a wrong session header.

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import tokenizers
 
@@ -19,10 +19,11 @@ from hpcserve.config.models import ModelConfig
 from hpcserve.errors import BadRequest, ConfigError
 from hpcserve.frontend import model_files
 from hpcserve.frontend.chat_template import ChatTemplate
-from hpcserve.frontend.word_cache import WordCache
 from hpcserve.frontend.conversation import Conversation
+from hpcserve.frontend.word_cache import WordCache
 
 T = TypeVar("T")
+Side = Literal["left", "right"]
 
 _INLINE_CHARS = 4096  # shorter texts take less time than a round trip to a thread
 _THREADS = 2
@@ -84,17 +85,19 @@ class Tokenizer:
         source = _template_source(model) or BUILTIN_CHAT_TEMPLATE
         return cls(_parse(builtin_tokenizer_json(), "the built-in tokenizer"), ChatTemplate(source, {}))
 
-    async def encode_text(self, text: str, *, add_special_tokens: bool = True, limit: int | None = None) -> list[int]:
+    async def encode_text(
+        self, text: str, *, add_special_tokens: bool = True, limit: int | None = None, cut: Side = "left"
+    ) -> list[int]:
         """Return the ids of a plain prompt; the special tokens are those that the tokenizer puts around any text.
 
-        Over `limit` tokens, the text loses those on its left; the special tokens stay.
+        Over `limit` tokens, the text loses those on the side that is to be `cut`; the special tokens stay.
         """
 
         def encode() -> list[int]:
             token_ids = self._encode(text, add_special_tokens=add_special_tokens)
             if limit is None or len(token_ids) <= limit:
                 return token_ids
-            return self._encode_end(text, limit, add_special_tokens)
+            return self._encode_part(text, limit, add_special_tokens, cut)
 
         return await self._run(len(text), encode)
 
@@ -137,10 +140,10 @@ class Tokenizer:
         # The fast form leaves out offsets, which halves the time.
         return list(self._encoder.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
-    def _encode_end(self, text: str, limit: int, add_special_tokens: bool) -> list[int]:
+    def _encode_part(self, text: str, limit: int, add_special_tokens: bool, cut: Side) -> list[int]:
         num_special = self._encoder.num_special_tokens_to_add(False) if add_special_tokens else 0
         encoding = self._encoder.encode(text, add_special_tokens=False)
-        encoding.truncate(max(0, limit - num_special), direction="left")
+        encoding.truncate(max(0, limit - num_special), direction=cut)
         return list(self._encoder.post_process(encoding, None, add_special_tokens).ids)
 
     async def _run(self, num_chars: int, work: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from hpcserve.frontend.schemas.generation import GenerationBody
 
 
 def _prompts(value: Any) -> list[str] | list[list[int]]:
-    """Return a completion's prompt, in whichever of its four forms, as a list of prompts of one kind."""
+    """Return a prompt, in whichever of its four forms, as a list of prompts of one kind."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and value:
@@ -31,10 +31,14 @@ _AnyPrompt = (
 )
 
 
+Prompts = Annotated[Any, BeforeValidator(_prompts, json_schema_input_type=_AnyPrompt)]
+"""One or more texts, or as many lists of token ids."""
+
+
 class CompletionBody(GenerationBody):
     """The body of /v1/completions."""
 
-    prompt: Annotated[Any, BeforeValidator(_prompts, json_schema_input_type=_AnyPrompt)]
+    prompt: Prompts
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     echo: bool = False
     add_special_tokens: bool = True
