@@ -21,12 +21,14 @@ import msgspec
 from hpcserve.agent.data_plane import DataPlane
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.membership import Membership
+from hpcserve.agent.traced_engine import TracedEngine
 from hpcserve.comm.protocol import Announcement, Command
 from hpcserve.comm.tls import Identity
 from hpcserve.config.models import Config
 from hpcserve.engine.factory import make_engine
 from hpcserve.engine.protocol import AsyncEngine, EngineContext
 from hpcserve.errors import EngineError, HpcserveError
+from hpcserve.observability.tracing import open_tracer
 from hpcserve.state import StateDir
 from hpcserve.types import (
     EngineRequest,
@@ -67,6 +69,11 @@ class NodeAgent:
         self._stopping = asyncio.Event()
         self._kv_log = KvLog(spec.worker)
         self._engine: AsyncEngine = make_engine(config, self._engine_context())
+        self._tracer = open_tracer(
+            config.tracing.endpoint, config.tracing.sample, namespace=config.name, instance=spec.worker
+        )
+        if self._tracer is not None:
+            self._engine = TracedEngine(self._engine, self._tracer)
         self._data_plane = DataPlane(self._engine, Identity(state.tls_cert, state.tls_key))
         self._membership = Membership(
             spec.worker,
@@ -156,6 +163,8 @@ class NodeAgent:
     async def _end(self, state: WorkerState, detail: str) -> None:
         await self._data_plane.close()
         await self._engine.stop()
+        if self._tracer is not None:
+            await asyncio.to_thread(self._tracer.close)
         self._enter(state, detail=detail)
         last_words = Announcement(worker=self._spec.worker, info=self._info)
         await self._membership.announce_now(last_words, timeout_s=_LAST_WORDS_S[state])

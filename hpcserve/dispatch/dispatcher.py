@@ -16,9 +16,11 @@ import msgspec
 from hpcserve.config.models import Config
 from hpcserve.dispatch.agents import AgentPool, OnOutput
 from hpcserve.dispatch.head import HeadLink
+from hpcserve.dispatch.spans import traced_assignment
 from hpcserve.errors import EngineError, Overloaded, Unavailable, WorkerLost
 from hpcserve.kv.hashing import hash_blocks
 from hpcserve.observability.metrics import DispatchCounts
+from hpcserve.observability.tracing import Tracer
 from hpcserve.types import (
     Assignment,
     BlockHash,
@@ -93,8 +95,16 @@ class _Progress:
 class Dispatcher:
     """Runs sequences on the deployment. Owned by a frontend process; `HeadLink.run` has to run beside it."""
 
-    def __init__(self, config: Config, head: HeadLink, agents: AgentPool, counts: DispatchCounts | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        head: HeadLink,
+        agents: AgentPool,
+        counts: DispatchCounts | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self._config = config
+        self._tracer = tracer
         self._agents = agents
         self._head = head
         head.on_status = self._on_status
@@ -208,17 +218,20 @@ class Dispatcher:
         deadline = time.monotonic() + self._config.frontend.reassign_timeout_s
         while True:
             try:
-                return await self._wait_for_worker(route)
+                return await self._wait_for_worker(route, request.traceparent)
             except Unavailable as err:
                 if not progress.lost_on or time.monotonic() > deadline:
                     self.counts.overloaded += isinstance(err, Overloaded)
                     raise
             await asyncio.sleep(_RETRY_ASSIGN_S)
 
-    async def _wait_for_worker(self, route: RouteRequest) -> Assignment:
+    async def _wait_for_worker(self, route: RouteRequest, traceparent: str | None) -> Assignment:
         asked_at = time.perf_counter()
         timeout_s = self._config.router.queue.max_wait_s + _ASSIGN_MARGIN_S
-        assignment = await self._head.assign(route, timeout_s=timeout_s)
+        answer = self._head.assign(route, timeout_s=timeout_s)
+        if self._tracer is not None and traceparent is not None:
+            answer = traced_assignment(self._tracer, traceparent, route, answer)
+        assignment = await answer
         self.counts.queue.observe(time.perf_counter() - asked_at)
         return assignment
 

@@ -1,4 +1,4 @@
-"""Begins the record of every HTTP request, and makes one log line and one count of it when it has ended."""
+"""Begins the record of every HTTP request, and makes a count, a log line and a span of it when it has ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from aiohttp import web
 
 from hpcserve.errors import RateLimited
 from hpcserve.frontend.context import FRONTEND, RECORD, RequestRecord
-from hpcserve.observability.logging import LogEvent
+from hpcserve.frontend.request_line import RequestLine
+from hpcserve.frontend.spans import begin_span, end_span
 
 log = logging.getLogger(__name__)
 
@@ -19,44 +20,6 @@ _CLIENT_CLOSED_REQUEST = 499  # as nginx counts clients that hang up
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 _MAX_ERROR_CHARS = 300
-
-
-class RequestLine(LogEvent, frozen=True, kw_only=True, omit_defaults=True):
-    """What is logged of one request. None: there is no such thing."""
-
-    method: str
-    route: str
-    status: int
-    request_id: str
-    job_id: str | None = None  # ids that head and workers log begin with it
-    trace_id: str | None = None
-    tenant: str | None = None
-    model: str | None = None
-    prompt_tokens: int | None = None
-    cached_tokens: int | None = None
-    generated_tokens: int | None = None
-    ttft_ms: float | None = None
-    e2e_ms: float
-    finish_reason: str | None = None
-    error: str | None = None
-
-    def summary(self) -> str:
-        """Return what was asked and how that ended."""
-        return f"{self.method} {self.route} {self.status}"
-
-    def __str__(self) -> str:
-        text = f"{self.method} {self.route} {self.status} id={self.request_id}"
-        if self.trace_id is not None:
-            text += f" trace={self.trace_id}"
-        if self.tenant is not None:
-            text += f" tenant={self.tenant}"
-        if self.job_id is not None:
-            counts = f"prompt={self.prompt_tokens} cached={self.cached_tokens} generated={self.generated_tokens}"
-            text += f" job={self.job_id} model={self.model} {counts} finish={self.finish_reason}"
-        if self.ttft_ms is not None:
-            text += f" ttft={self.ttft_ms:.1f}ms"
-        text += f" e2e={self.e2e_ms:.1f}ms"
-        return text if self.error is None else f"{text} error={' '.join(self.error.split())}"
 
 
 def begin(request: web.Request) -> RequestRecord:
@@ -68,6 +31,11 @@ def begin(request: web.Request) -> RequestRecord:
     record = request[RECORD] = RequestRecord(
         given if given and _REQUEST_ID.fullmatch(given) else own_id, own_id, trace[1] if trace else None
     )
+    tracer = request.app[FRONTEND].tracer
+    if tracer is not None and request.method == "POST":
+        record.span = begin_span(tracer, request)
+        if record.span is not None:
+            record.trace_id = record.span.trace_id
     return record
 
 
@@ -87,8 +55,14 @@ def account(request: web.Request, record: RequestRecord, status: int) -> None:
     if tenant:
         metrics.tenants[tenant].count_request(is_rate_limited=status == RateLimited.http_status, now=time.time())
     level = logging.INFO if request.method == "POST" else logging.DEBUG
-    if log.isEnabledFor(level):
-        log.log(level, _line(request.method, route, record, status))
+    is_logged = log.isEnabledFor(level)
+    if not is_logged and record.span is None:
+        return
+    line = _line(request.method, route, record, status)
+    if is_logged:
+        log.log(level, line)
+    if record.span is not None:
+        end_span(record.span, line)
 
 
 def _line(method: str, route: str, record: RequestRecord, status: int) -> RequestLine:

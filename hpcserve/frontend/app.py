@@ -16,6 +16,7 @@ from hpcserve.frontend.chat import create_chat_completion
 from hpcserve.frontend.completions import create_completion
 from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.description import Description
+from hpcserve.frontend.embeddings import create_embeddings
 from hpcserve.frontend.errors import guard
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.messages.handlers import count_tokens, create_message
@@ -26,6 +27,7 @@ from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.tokenizing import detokenize, tokenize
 from hpcserve.observability.history import History
 from hpcserve.observability.metrics import ServiceMetrics
+from hpcserve.observability.tracing import Tracer
 
 
 def make_app(
@@ -34,11 +36,12 @@ def make_app(
     keys: KeyRing | None,
     tokenizer: Tokenizer,
     metrics: ServiceMetrics | None = None,
+    tracer: Tracer | None = None,
 ) -> web.Application:
     """Return the application. Without `keys` everybody may use it; `metrics` are made when not given."""
     middlewares = [guard] if keys is None else [guard, require_key(keys)]
     app = web.Application(middlewares=middlewares, client_max_size=int(config.frontend.max_body_mb * 1e6))
-    app[FRONTEND] = Frontend(config, backend, tokenizer, metrics or ServiceMetrics(backend.status))
+    app[FRONTEND] = Frontend(config, backend, tokenizer, metrics or ServiceMetrics(backend.status), tracer)
     app[HISTORY] = History(NUM_POINTS)
     app.cleanup_ctx.append(keep_history)
     router = app.router
@@ -46,6 +49,7 @@ def make_app(
     router.add_get("/v1/models/{id:.+}", probes.get_model)
     router.add_post("/v1/chat/completions", create_chat_completion, expect_handler=_expect)
     router.add_post("/v1/completions", create_completion, expect_handler=_expect)
+    router.add_post("/v1/embeddings", create_embeddings, expect_handler=_expect)
     router.add_post("/v1/responses", create_response, expect_handler=_expect)
     router.add_post("/v1/messages", create_message, expect_handler=_expect)
     router.add_post("/v1/messages/count_tokens", count_tokens, expect_handler=_expect)

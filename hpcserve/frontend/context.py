@@ -12,6 +12,7 @@ from hpcserve.frontend.backend import Backend
 from hpcserve.frontend.tenants import ANYBODY, Tenant
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.observability.metrics import ServiceMetrics
+from hpcserve.observability.tracing import OpenSpan, Tracer
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Frontend:
     backend: Backend
     tokenizer: Tokenizer
     metrics: ServiceMetrics
+    tracer: Tracer | None = None  # None: requests are not traced
     created_at: int = field(default_factory=lambda: int(time.time()))  # Unix time
 
 
@@ -32,6 +34,7 @@ class RequestRecord:
     request_id: str  # the client's x-request-id, or `own_id`
     own_id: str  # never used twice: ids of what comes of the request end in it
     trace_id: str | None = None  # of the W3C trace that it belongs to
+    span: OpenSpan | None = None  # None: it is not traced here
     tenant: Tenant = ANYBODY
     started_at: float = field(default_factory=time.perf_counter)
     job_id: str | None = None  # as in the response; the ids that head and workers log begin with it

@@ -30,6 +30,7 @@ from hpcserve.frontend.usage_recorder import UsageRecorder
 from hpcserve.keys import KeyFile
 from hpcserve.observability.logging import configure_logging
 from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
+from hpcserve.observability.tracing import Tracer, open_tracer
 from hpcserve.serve.listening import endpoint_url
 from hpcserve.serve.open_files import raise_open_files_limit
 from hpcserve.state import StateDir
@@ -48,12 +49,15 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         stack.push_async_callback(agents.close)
         head = HeadLink(state)
         counts = DispatchCounts()
-        dispatcher = Dispatcher(config, head, agents, counts)
+        tracer = _tracer(config)
+        if tracer is not None:
+            stack.callback(tracer.close)
+        dispatcher = Dispatcher(config, head, agents, counts, tracer)
         metrics = ServiceMetrics(dispatcher.status, counts)
         tokenizer = Tokenizer.load(config.model)
         stack.callback(tokenizer.close)
         await stack.enter_async_context(UsageRecorder(metrics.tenants, UsageFile(state)))
-        app = make_app(config, dispatcher, keys=_keys(config, state), tokenizer=tokenizer, metrics=metrics)
+        app = make_app(config, dispatcher, _keys(config, state), tokenizer, metrics, tracer)
         site = await _listen(config, app)
         stack.push_async_callback(site.close)
         head.me, head.traffic = _info(config, site), metrics.traffic
@@ -76,6 +80,11 @@ def _info(config: Config, site: Site) -> FrontendInfo:
         endpoint = endpoint_url(site.host, site.port, has_tls=frontend.tls_cert is not None)
     path = frontend.unix_socket
     return FrontendInfo(pid=os.getpid(), endpoint=endpoint, unix_socket=str(path) if path else None)
+
+
+def _tracer(config: Config) -> Tracer | None:
+    instance = f"frontend-{os.uname().nodename}-{os.getpid()}"
+    return open_tracer(config.tracing.endpoint, config.tracing.sample, namespace=config.name, instance=instance)
 
 
 def _keys(config: Config, state: StateDir) -> KeyRing | None:

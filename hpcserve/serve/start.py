@@ -10,6 +10,7 @@ from hpcserve.cluster import Cluster, WorkerSpec, make_cluster, resolve_kind
 from hpcserve.comm.tls import create_identity
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError, DeploymentError
+from hpcserve.observability.tracing import check_tracing
 from hpcserve.serve.leftovers import find_leftovers
 from hpcserve.serve.listening import check_listening, resolved
 from hpcserve.serve.processes import open_log
@@ -26,6 +27,7 @@ def start(config: Config) -> StateDir:
     state = StateDir.of(config.name)
     _refuse_running(state)
     _check_model(config)
+    check_tracing(config.tracing.endpoint)
     check_listening(config.frontend)
     num_workers = sum(config.pools.sizes.values())
     num_nodes = num_workers if config.cluster.slurm.exclusive else None

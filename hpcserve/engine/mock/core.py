@@ -161,7 +161,9 @@ class MockCore:
         self._totals.prompt += sequence.num_prompt
         self._totals.cached += cached
         self._totals.pulled += sequence.pulled_tokens
-        return msgspec.structs.replace(output, cached_tokens=cached, pulled_tokens=sequence.pulled_tokens)
+        return msgspec.structs.replace(
+            output, cached_tokens=cached, pulled_tokens=sequence.pulled_tokens, pull_s=sequence.pull_s
+        )
 
     def _prefilled(self, sequence: Sequence) -> Prefilled:
         num_full = sequence.num_prompt // self._scheduler.limits.block_size

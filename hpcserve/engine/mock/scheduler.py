@@ -215,6 +215,7 @@ class Scheduler:
         sequence.pulled_tokens = sequence.pull_tokens - sequence.num_computed
         self._reserve(sequence, sequence.num_tokens)
         self._link_free_at = max(now, self._link_free_at) + self.timing.transfer_s(sequence.pulled_tokens)
+        sequence.pull_s = self._link_free_at - now
         sequence.state = SequenceState.PULLING
         heapq.heappush(self._pulls, (self._link_free_at, sequence.order, sequence))
 

@@ -53,6 +53,7 @@ class Sequence:
     cached_tokens: int | None = None  # prompt tokens found here when it first ran
     most_cached_tokens: int = 0  # prompt tokens found here when it ran, first or after a preemption
     pulled_tokens: int = 0  # prompt tokens fetched from another worker
+    pull_s: float | None = None  # how long that took
     num_preemptions: int = 0
 
     def __post_init__(self) -> None:

@@ -71,7 +71,8 @@ class Runner:
                 raise EngineError("vLLM's engine failed; the worker's log says why") from err
             yield translate.failed(request.request_id, f"vLLM failed on this request: {err.__cause__ or err}")
         except (ValueError, TypeError, VLLMError) as err:  # what was asked for makes no sense to vLLM
-            yield translate.failed(request.request_id, str(err))
+            why = str(err)
+            yield translate.failed(request.request_id, why) if state.has_output else translate.refused(request, why)
 
     async def _generate(self, request: EngineRequest, state: OpenRequest) -> AsyncGenerator[EngineOutput]:
         request = self._check_handle(request)
@@ -144,7 +145,11 @@ class Runner:
         self._meter.prefilled(request.request_id, come_from)
         if len(request.token_ids) - come_from.cached <= self._loaded.info.block_size:  # all that could be, was cached
             first = translate.say_made_in(first, time.monotonic() - state.began)
-        return msgspec.structs.replace(first, cached_tokens=come_from.cached, pulled_tokens=come_from.pulled)
+        times = theirs.metrics
+        pull_s = times.scheduled_ts - times.queued_ts if come_from.pulled and times is not None else None
+        return msgspec.structs.replace(
+            first, cached_tokens=come_from.cached, pulled_tokens=come_from.pulled, pull_s=pull_s
+        )
 
     def _note_pull(self, request: EngineRequest, state: OpenRequest, come_from: Prefilled, times: Any) -> None:
         assert request.kv is not None
