@@ -66,7 +66,8 @@ class _Progress:
         """Look at a first or a last delta: only these say more than tokens."""
         if self.is_prefilling:
             self.is_prefilling = False
-            self.on_prefilled()
+            if output.finish_reason is None:  # else its release says so at once
+                self.on_prefilled()
         if output.error is not None:
             raise EngineError(output.error)
         if output.finish_reason == "abort":

@@ -12,7 +12,7 @@ import json
 import random
 import re
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import tokenizers
 
@@ -51,11 +51,12 @@ class WordCache:
             return None
         words = self._words(text)
         ids = list(map(self._known.get, words))
-        if None not in ids:
-            return list(chain.from_iterable(ids))  # type: ignore[arg-type]  # this is what was looked for
-        pairs = list(zip(words, ids, strict=True))
-        new = self._learn([word for word, each in pairs if each is None])
-        return list(chain.from_iterable(new[word] if each is None else each for word, each in pairs))
+        if None in ids:
+            unknown = [index for index, each in enumerate(ids) if each is None]
+            new = self._learn([words[index] for index in unknown])
+            for index in unknown:
+                ids[index] = new[words[index]]
+        return list(chain.from_iterable(cast("list[list[int]]", ids)))
 
     def _words(self, text: str) -> list[str]:
         if self._split is None:

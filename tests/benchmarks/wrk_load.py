@@ -112,7 +112,7 @@ def sample(port: int, model: str, key: str | None, max_tokens: int) -> Sample:
             sent_at = time.perf_counter()
             connection.sendall(request)
             reply, ttft_s = _read_reply(connection, sent_at)
-            num_tokens = sum(map(_has_text, re.findall(rb"^data: (\{.*)\r?$", reply, re.MULTILINE)))
+            num_tokens = sum(map(_has_text, re.findall(rb"^data: (\{.*)$", _body(reply), re.MULTILINE)))
             if not max_tokens - 1 <= num_tokens <= max_tokens:  # the last one's text may be held back
                 raise RuntimeError(f"{num_tokens} of {max_tokens} tokens in {reply!r}")
             total += len(reply)
@@ -149,6 +149,16 @@ def _read_reply(connection: socket.socket, sent_at: float) -> tuple[bytes, float
         if not ttft_s and _first_text.search(reply):
             ttft_s = time.perf_counter() - sent_at
     return reply, ttft_s
+
+
+def _body(reply: bytes) -> bytes:
+    """Return the body of a chunked reply; proxies cut it anywhere."""
+    rest, body = reply.split(b"\r\n\r\n", 1)[1], b""
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        num_bytes = int(size, 16)
+        body, rest = body + rest[:num_bytes], rest[num_bytes + 2 :]
+    return body
 
 
 _first_text = re.compile(rb'"content": ?"[^"]')
