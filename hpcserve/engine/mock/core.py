@@ -75,7 +75,8 @@ class MockCore:
                 problem = str(err)
         if problem is None:
             return None
-        return EngineOutput(request_id=request.request_id, finish_reason="error", error=problem)
+        is_refusal = not request.num_resumed
+        return EngineOutput(request_id=request.request_id, finish_reason="error", error=problem, is_refusal=is_refusal)
 
     def abort(self, request_id: RequestId) -> bool:
         """End a request now; nothing more comes of it. Returns whether there was one."""

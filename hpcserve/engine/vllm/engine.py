@@ -81,7 +81,7 @@ class VllmEngine:
         if runner is None:
             raise EngineError("the engine is not running")
         if why := self._refuse(request, runner):
-            yield translate.failed(request.request_id, why)
+            yield translate.refused(request, why)
             return
         self._open[request.request_id] = state = OpenRequest(is_first_in_line=not self._meter.waiting_tokens)
         self._meter.open(request.request_id, len(request.token_ids))

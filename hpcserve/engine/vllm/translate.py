@@ -120,8 +120,14 @@ def to_embedding(request: EngineRequest, output: Any, *, cached_tokens: int) -> 
 
 
 def failed(request_id: RequestId, why: str) -> EngineOutput:
-    """Return the one output of a request that cannot run."""
+    """Return the last output of a request that the engine failed on."""
     return EngineOutput(request_id=request_id, finish_reason="error", error=why)
+
+
+def refused(request: EngineRequest, why: str) -> EngineOutput:
+    """Return the one output of a request that cannot run: the client's fault, unless it ran elsewhere already."""
+    is_refusal = not request.num_resumed
+    return EngineOutput(request_id=request.request_id, finish_reason="error", error=why, is_refusal=is_refusal)
 
 
 def say_made_in(output: EngineOutput, seconds: float) -> EngineOutput:
