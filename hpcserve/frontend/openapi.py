@@ -22,6 +22,7 @@ from hpcserve.frontend.operations import OPERATIONS, Operation
 from hpcserve.frontend.replies import ErrorReply, Reply
 from hpcserve.frontend.responses.schemas import RESPONSES, ResponsesBody
 from hpcserve.frontend.schemas import Body, ChatBody, ChatMessage, CompletionBody, TokenizeChatBody
+from hpcserve.frontend.schemas.embeddings import EMBEDDINGS, EmbeddingsBody
 
 Schema = dict[str, Any]
 
@@ -32,6 +33,7 @@ _KNOWN: dict[type[Body], dict[str, tuple[Any, ...]]] = {
     ChatMessage: unsupported.MESSAGE,
     TokenizeChatBody: unsupported.TOKENIZE_CHAT,
     ResponsesBody: RESPONSES,
+    EmbeddingsBody: EMBEDDINGS,
     MessagesBody: message_schemas.MESSAGES,
     CountTokensBody: message_schemas.COUNT_TOKENS,
 }

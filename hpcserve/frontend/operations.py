@@ -10,6 +10,7 @@ from hpcserve.frontend import replies
 from hpcserve.frontend.messages import replies as message_replies
 from hpcserve.frontend.messages.schemas import CountTokensBody, MessagesBody
 from hpcserve.frontend.replies import Reply
+from hpcserve.frontend.replies.embeddings import Embeddings
 from hpcserve.frontend.responses import event_replies as response_events
 from hpcserve.frontend.responses.replies import Response
 from hpcserve.frontend.responses.schemas import ResponsesBody
@@ -21,6 +22,7 @@ from hpcserve.frontend.schemas import (
     TokenizeChatBody,
     TokenizeTextBody,
 )
+from hpcserve.frontend.schemas.embeddings import EmbeddingsBody
 from hpcserve.frontend.status import DeploymentStatus
 
 Errors = tuple[type[HpcserveError], ...]
@@ -63,6 +65,10 @@ OPERATIONS = (
     Operation(
         "POST", "/v1/responses", "Answer some input, in the form of OpenAI's Responses API",
         Response, response_events.EVENTS, (ResponsesBody,), _GENERATE,
+    ),
+    Operation(
+        "POST", "/v1/embeddings", "Get vectors that stand for texts",
+        Embeddings, body=(EmbeddingsBody,), errors=_GENERATE,
     ),
     Operation(
         "POST", "/v1/messages", "Continue a conversation, in Anthropic's form",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -111,6 +112,21 @@ def merged(deltas: Sequence[ParsedDelta | None]) -> ParsedDelta:
         tool_calls=tuple(calls.values()),
         reasoning_tokens=given[-1].reasoning_tokens if given else None,
     )
+
+
+def embed(cached: int = 0) -> Script:
+    """Answers with the number of tokens, and the first of them, as a vector; generates text where that is wanted."""
+
+    async def script(request: EngineRequest, on_output: OnOutput) -> None:
+        if not request.embeds:
+            await speak(["Hello", " world"])(request, on_output)
+            return
+        vector = struct.pack("<2f", len(request.token_ids), request.token_ids[0])
+        on_output(
+            EngineOutput(request_id=request.request_id, finish_reason="stop", cached_tokens=cached, embedding=vector)
+        )
+
+    return script
 
 
 def speak_seed() -> Script:

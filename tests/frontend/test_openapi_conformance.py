@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 import requests
 import schemathesis
-from fake_backend import FakeBackend
+from fake_backend import FakeBackend, embed
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode, checks
@@ -27,7 +27,7 @@ BOUNDED = settings(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-ABILITIES = ("generate", "structured_output")  # what needs parsers is generated with everything else wrong
+ABILITIES = ("generate", "embed", "structured_output")  # what needs parsers is generated with everything else wrong
 CHECKS = [
     checks.not_a_server_error,
     checks.status_code_conformance,
@@ -50,7 +50,7 @@ def url(tokenizer) -> Iterator[str]:
 
     async def start():
         config = Config(frontend=FrontendConfig(drain_timeout_s=0.1))
-        return await start_site(make_app(config, FakeBackend(can=ABILITIES), None, tokenizer), "127.0.0.1", 0)
+        return await start_site(make_app(config, FakeBackend(embed(), ABILITIES), None, tokenizer), "127.0.0.1", 0)
 
     try:
         site = asyncio.run_coroutine_threadsafe(start(), loop).result(10)
