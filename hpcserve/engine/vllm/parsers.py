@@ -42,12 +42,15 @@ class Parsers:
 
 
 def check_parser_names(model: ModelConfig) -> None:
-    """Raise `ConfigError` for the name of a parser that vLLM does not have. Imports vLLM."""
-    from vllm.reasoning import ReasoningParserManager
-    from vllm.tool_parsers import ToolParserManager
+    """Raise `ConfigError` for the name of a parser that vLLM does not have. Imports vLLM where one is named."""
+    if model.tool_parser not in (AUTO, NONE):
+        from vllm.tool_parsers import ToolParserManager
 
-    _check("model.tool_parser", model.tool_parser, [AUTO, NONE, *ToolParserManager.list_registered()])
-    _check("model.reasoning_parser", model.reasoning_parser, [NONE, *ReasoningParserManager.list_registered()])
+        _check("model.tool_parser", model.tool_parser, [AUTO, NONE, *ToolParserManager.list_registered()])
+    if model.reasoning_parser != NONE:
+        from vllm.reasoning import ReasoningParserManager
+
+        _check("model.reasoning_parser", model.reasoning_parser, [NONE, *ReasoningParserManager.list_registered()])
 
 
 def find_parsers(config: Config, model_config: Any, tokenizer: Any) -> Parsers | None:
@@ -71,6 +74,8 @@ def find_parsers(config: Config, model_config: Any, tokenizer: Any) -> Parsers |
 
 
 def _compose(tools: str | None, reasoning: str | None, model_config: Any, tokenizer: Any) -> Parsers | None:
+    if tools is None and reasoning is None:
+        return None
     from vllm.parser import ParserManager
 
     try:
