@@ -51,7 +51,9 @@ def _key_of(request: web.Request) -> str:
         return token.strip()
     key = request.headers.get("api-key") or request.headers.get("x-api-key")
     if not key:
-        raise Unauthorized("no API key: send it as 'Authorization: Bearer KEY', or in the header x-api-key (`hpcserve key` prints it)")
+        raise Unauthorized(
+            "no API key: send it as 'Authorization: Bearer KEY', or in the header x-api-key (`hpcserve key` prints it)"
+        )
     return key
 
 

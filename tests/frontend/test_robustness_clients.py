@@ -143,7 +143,7 @@ async def test_a_client_that_reads_nothing_of_a_long_answer_is_dropped(make_serv
 
 
 class ShrinkingTransport(asyncio.Transport):
-    """A transport whose client has read a bit whenever somebody looks, until it reads no more: looked at before and after."""
+    """A transport whose client has read a bit whenever somebody looks, until it reads no more."""
 
     def __init__(self, each_unread: list[int]) -> None:
         super().__init__()
