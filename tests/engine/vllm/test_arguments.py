@@ -12,6 +12,8 @@ from hpcserve.config import Config
 from hpcserve.engine.protocol import EngineContext
 from hpcserve.engine.vllm.arguments import check_extra_arguments, engine_arguments
 from hpcserve.engine.vllm.environment import cpu_threads
+from hpcserve.engine.vllm.load import LoadMeter
+from hpcserve.engine.vllm.loading import load_vllm
 from hpcserve.errors import ConfigError
 from hpcserve.types import Role, WorkerId
 
@@ -123,3 +125,34 @@ def test_threads_are_the_configured_ones_or_a_share_of_the_cores(monkeypatch: py
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
     assert cpu_threads(Config.model_validate({"pools": {"workers": 2}})) == 4
     assert cpu_threads(Config.model_validate({"pools": {"workers": 20}})) == 1
+
+
+@pytest.mark.parametrize("args", [{"runner": "pooling"}, {"convert": "embed"}])
+def test_an_engine_that_embeds_caches_what_its_model_allows(model: Path, args: dict[str, Any]) -> None:
+    arguments = make_arguments(model, engine={"vllm": {"args": args}})
+    assert arguments["runner"] == "pooling"
+    assert arguments["enable_prefix_caching"] is None
+    assert make_arguments(model)["enable_prefix_caching"] is True
+
+
+def test_an_engine_that_embeds_has_no_decode_part(model: Path, tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {
+            "model": {"path": model},
+            "engine": {"vllm": {"args": {"runner": "pooling"}}},
+            "pools": {"mode": "disaggregated"},
+        }
+    )
+    context = EngineContext(worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", moves_kv=True, scratch=tmp_path)
+    with pytest.raises(ConfigError, match="no decode part"):
+        load_vllm(config, context, LoadMeter(), tmp_path)
+
+
+def test_the_engine_core_is_told_the_reasoning_parser(model: Path) -> None:
+    assert "reasoning_parser" not in make_arguments(model)
+    config = {"path": model, "reasoning_parser": "qwen3"}
+    context = EngineContext(worker=WorkerId("w"), role=Role.BOTH, host="127.0.0.1", moves_kv=False, scratch=model)
+    made = engine_arguments(Config.model_validate({"model": config}), context, events_endpoint="ipc://e", on_cpu=True)
+    assert made["reasoning_parser"] == "qwen3"
+    with pytest.raises(ConfigError, match=r"use model\.reasoning_parser"):
+        check_extra_arguments(["reasoning_parser"], FakeEngineArgs)
