@@ -16,6 +16,7 @@ from hpcserve.frontend.responses.answer import whole_response
 from hpcserve.frontend.responses.conversion import chat_body_of, in_words_of_responses
 from hpcserve.frontend.responses.events import ResponseEvents
 from hpcserve.frontend.responses.schemas import ResponsesBody
+from hpcserve.frontend.responses.truncation import shortened
 from hpcserve.frontend.responses.validation import parse_responses
 from hpcserve.frontend.streaming import stream_job
 from hpcserve.frontend.terms import terms_of
@@ -32,9 +33,12 @@ async def create_response(request: web.Request) -> web.StreamResponse:
 
 
 async def _job(request: web.Request, body: ResponsesBody) -> Job:
+    frontend = request.app[FRONTEND]
     chat = chat_body_of(body)
     terms = terms_of(request, chat)
     try:
-        return await chat_job(request.app[FRONTEND], chat, terms)
+        if body.truncation == "auto":
+            chat = await shortened(frontend, chat)
+        return await chat_job(frontend, chat, terms)
     except BadRequest as err:
         raise in_words_of_responses(err) from err

@@ -187,7 +187,7 @@ class ResponsesBody(Body):
     parallel_tool_calls: bool = True
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    truncation: Literal["disabled"] = "disabled"
+    truncation: Literal["auto", "disabled"] = "disabled"
     stream: bool = False
     stream_options: ResponseStreamOptions | None = None
     user: str | None = None
