@@ -54,11 +54,12 @@ class DataPlane:
         """Run one request and send its outputs. A dead engine sets `engine_died` and ends the connection."""
         self._num_running += 1
         self._idle.clear()
+        log.debug("%s begins: prompt of %d tokens", request.request_id, len(request.token_ids))
         try:
             async for output in self._engine.generate(request):
                 outbox.put(output)
         except EngineError as err:
-            log.error("engine died: %s", err.message)
+            log.error("%s: engine died: %s", request.request_id, err.message)
             if not self.engine_died.done():
                 self.engine_died.set_result(err.message)
             outbox.channel.close()

@@ -86,7 +86,7 @@ class _Times:
             yield transfer
             computes_from_ns = transfer.ended_ns
         has_prompt = self._pulled_whole_prompt()
-        decodes = self.first is not None and not self.request.prefill_only
+        decodes = self.num_generated > 0 and not self.request.prefill_only
         if not has_prompt:
             ended_ns = self.first_ns if decodes else now_ns
             yield _Span("prefill", computes_from_ns, ended_ns, self._attributes(), None if decodes else error)

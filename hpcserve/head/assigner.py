@@ -124,6 +124,7 @@ class Assigner:
                 self.release(assignment.request_id)
             else:
                 call.answer.set_result(assignment)
+                log.debug("%s goes to %s", assignment.request_id, assignment.decode)
 
     def _keep_ticking(self) -> None:
         if self._ticking is None:

@@ -36,10 +36,7 @@ class LogEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def configure_logging(level: str, log_format: LogFormat = "text") -> None:
-    """Send `hpcserve` records of `level` ("debug" … "error") and up, and everybody's warnings, to standard error.
-
-    Called before `distributed` is imported, which else gives its records a handler and a format of its own.
-    """
+    """Send `hpcserve` records of `level` ("debug" … "error") and up, and everybody's warnings, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
@@ -51,6 +48,7 @@ def configure_logging(level: str, log_format: LogFormat = "text") -> None:
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
     if log_format == "json":
+        _take_over()
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
 
@@ -126,6 +124,17 @@ def _encodable(fields: dict[str, object]) -> dict[str, object]:
         name: value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
         for name, value in fields.items()
     }
+
+
+def _take_over() -> None:
+    """Send to the root logger what packages that were imported before send to a stream by a handler of their own."""
+    for logger in list(logging.Logger.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            own = [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]
+            for handler in own:
+                logger.removeHandler(handler)
+            if own:
+                logger.propagate = True
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -107,12 +107,14 @@ def test_json_is_written_for_every_package_and_for_warnings(capsys):
     assert abs(datetime.fromisoformat(lines[0]["ts"]).timestamp() - datetime.now(UTC).timestamp()) < 60
 
 
-def test_distributed_logs_json_too_and_an_end_by_an_exception_is_a_line():
-    code = (
-        "from hpcserve.observability.logging import configure_logging; configure_logging('info', 'json')\n"
-        "import distributed, logging; logging.getLogger('distributed.scheduler').info('hello'); raise RuntimeError('x')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+CONFIGURE = "from hpcserve.observability.logging import configure_logging; configure_logging('info', 'json')"
+
+
+@pytest.mark.parametrize("first", [(CONFIGURE, "import distributed"), ("import distributed", CONFIGURE)], ids=str)
+def test_distributed_logs_json_too_and_an_end_by_an_exception_is_a_line(first):
+    code = (*first, "import logging; logging.getLogger('distributed.scheduler').info('hello'); raise RuntimeError('x')")
+    command = [sys.executable, "-c", "\n".join(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     hello, ended = (json.loads(line) for line in done.stderr.splitlines())
     assert (hello["logger"], hello["level"], hello["message"]) == ("distributed.scheduler", "info", "hello")
     assert ended["level"] == "critical"
