@@ -17,7 +17,7 @@ from hpcserve.config.models import Config
 from hpcserve.dispatch.agents import AgentPool, OnOutput
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.dispatch.spans import traced_assignment
-from hpcserve.errors import EngineError, Overloaded, Unavailable, WorkerLost
+from hpcserve.errors import BadRequest, EngineError, HpcserveError, Overloaded, Unavailable, WorkerLost
 from hpcserve.kv.hashing import hash_blocks
 from hpcserve.observability.metrics import DispatchCounts
 from hpcserve.observability.tracing import Tracer
@@ -69,7 +69,7 @@ class _Progress:
             if output.finish_reason is None:  # else its release says so at once
                 self.on_prefilled()
         if output.error is not None:
-            raise EngineError(output.error)
+            raise _failure(output.error, is_refusal=output.is_refusal)
         if output.finish_reason == "abort":
             raise WorkerLost("the engine aborted the request")  # nobody here asked it to: the worker is going down
         if self.lost_on and output.cached_tokens is not None and self.token_ids:
@@ -200,7 +200,7 @@ class Dispatcher:
         await link.generate(msgspec.structs.replace(prompt, prefill_only=True), outputs.append)
         last = outputs[-1]
         if last.error is not None:
-            raise EngineError(last.error)
+            raise _failure(last.error, is_refusal=last.is_refusal)
         if last.finish_reason == "abort":
             raise WorkerLost(f"{worker} aborted the prefill")
         return last.kv
@@ -259,3 +259,7 @@ class Dispatcher:
         for worker in self._agents.known():
             if worker not in alive:
                 self._agents.drop(worker)
+
+
+def _failure(why: str, *, is_refusal: bool) -> HpcserveError:
+    return BadRequest(f"the engine refuses this request: {why}") if is_refusal else EngineError(why)

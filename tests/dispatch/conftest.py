@@ -50,6 +50,7 @@ class ScriptedEngine:
         self.closed: list[RequestId] = []
         self.closing = asyncio.Event()
         self.is_stopping = False
+        self.refusal: str | None = None  # why requests make no sense to it
 
     def hold_at(self, position: int) -> asyncio.Event:
         return self.gates.setdefault(position, asyncio.Event())
@@ -59,6 +60,10 @@ class ScriptedEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         self.seen.append(request)
+        if self.refusal is not None:
+            why = self.refusal
+            yield EngineOutput(request_id=request.request_id, finish_reason="error", error=why, is_refusal=True)
+            return
         try:
             if request.prefill_only:
                 handle = KvHandle(

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from hpcserve.errors import EngineError, Unavailable
+from hpcserve.errors import BadRequest, EngineError, Unavailable
 from hpcserve.types import EngineOutput, WorkerState
 from tests.dispatch.conftest import Cell, request
 
@@ -37,6 +37,19 @@ async def test_every_delta_reaches_the_caller_and_the_booking_is_released(cell: 
 async def test_without_a_worker_a_new_request_is_refused_at_once(cell: Cell) -> None:
     with pytest.raises(Unavailable, match="READY"):
         await asyncio.wait_for(cell.dispatcher.run(request(), lambda output: None), 2)
+
+
+@pytest.mark.parametrize("pools", [["both"], ["prefill", "decode"]])
+async def test_what_the_engine_refuses_is_the_clients_fault_and_is_not_tried_elsewhere(
+    cell: Cell, pools: list[str]
+) -> None:
+    engines = [await cell.add(pool) for pool in pools]
+    for engine in engines:
+        engine.refusal = "no such grammar"
+    with pytest.raises(BadRequest, match="refuses this request: no such grammar"):
+        await cell.dispatcher.run(request(num_prompt=1000), lambda output: None)
+    assert sum(len(engine.seen) for engine in engines) == 1
+    await released(cell)
 
 
 async def test_a_prompt_is_prefilled_elsewhere_and_its_handle_goes_to_the_decode_worker(cell: Cell) -> None:
