@@ -7,13 +7,15 @@ import json
 
 import aiohttp
 import pytest
-from fake_backend import FakeBackend
+from fake_backend import FakeBackend, embed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.frontend import make_app, start_site
+from hpcserve.frontend.responses.schemas import ResponsesBody
 from hpcserve.frontend.schemas import ChatBody, CompletionBody
+from hpcserve.frontend.schemas.embeddings import EmbeddingsBody
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -57,6 +59,19 @@ LIKELY = {
 CHATS = _bodies(ChatBody, {"model": MODEL, "messages": PLAIN | MESSAGES | VALUES}, LIKELY)
 PROMPTS = st.text(max_size=50) | st.lists(st.integers(-1, 300), max_size=5) | VALUES
 COMPLETIONS = _bodies(CompletionBody, {"model": MODEL, "prompt": PROMPTS}, LIKELY)
+INPUTS = (
+    st.text(max_size=50)
+    | VALUES
+    | st.lists(
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["user", "assistant"]), "content": st.text(max_size=40)},
+            optional={"type": st.sampled_from(["message", "reasoning", ""]) | VALUES, "status": VALUES},
+        ),
+        max_size=4,
+    )
+)
+RESPONSES = _bodies(ResponsesBody, {"model": MODEL, "input": INPUTS}, LIKELY)
+EMBEDDINGS = _bodies(EmbeddingsBody, {"model": MODEL, "input": PROMPTS}, LIKELY)
 RELAXED = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -67,7 +82,9 @@ def sending(tokenizer, caplog):
 
         async def start():
             config = Config(frontend=FrontendConfig(drain_timeout_s=0.1))
-            return await start_site(make_app(config, FakeBackend(), None, tokenizer), "127.0.0.1", 0)
+            return await start_site(
+                make_app(config, FakeBackend(embed(), ("generate", "embed")), None, tokenizer), "127.0.0.1", 0
+            )
 
         async def connect():
             return aiohttp.ClientSession()
@@ -111,6 +128,30 @@ def test_completion_bodies_made_of_the_schemas_fields_never_fail(sending):
     @given(COMPLETIONS)
     def check(body):
         statuses.add(sending("/v1/completions", json.dumps(body).encode("utf-8", "surrogatepass")))
+
+    check()
+    assert {200, 400} <= statuses
+
+
+def test_bodies_of_responses_made_of_the_schemas_fields_never_fail(sending):
+    statuses = set()
+
+    @RELAXED
+    @given(RESPONSES)
+    def check(body):
+        statuses.add(sending("/v1/responses", json.dumps(body).encode("utf-8", "surrogatepass")))
+
+    check()
+    assert {200, 400} <= statuses
+
+
+def test_bodies_of_embeddings_made_of_the_schemas_fields_never_fail(sending):
+    statuses = set()
+
+    @RELAXED
+    @given(EMBEDDINGS)
+    def check(body):
+        statuses.add(sending("/v1/embeddings", json.dumps(body).encode("utf-8", "surrogatepass")))
 
     check()
     assert {200, 400} <= statuses

@@ -8,8 +8,10 @@ import openai
 import pydantic
 import pytest
 from fake_backend import FakeBackend, fail_after, hang_after, speak, speak_parsed
+from fake_keys import FakeKeys, record
 
 from hpcserve.errors import EngineError, Unavailable
+from hpcserve.frontend import KeyRing
 from hpcserve.types import ParsedDelta, ToolCallDelta
 
 TOOL = {
@@ -264,6 +266,20 @@ async def test_closing_a_stream_early_aborts_the_request(connect):
             break
     await stream.close()
     await server.backend.until(lambda: len(server.backend.aborted) == 1)
+
+
+async def test_tokens_are_counted_for_the_key_and_in_the_metrics(make_server):
+    keys = FakeKeys(record("alice", "sk-alice", tokens_per_minute=5, models=("mock",)))
+    server = await make_server(keys=KeyRing("sk-one", source=keys))
+    async with openai.AsyncOpenAI(base_url=server.url + "/v1", api_key="sk-alice", max_retries=0) as client:
+        answer = await client.responses.create(model="mock", input="hi")
+        with pytest.raises(openai.RateLimitError):
+            await client.responses.create(model="mock", input="hi")
+        with pytest.raises(openai.AuthenticationError):
+            await client.with_options(api_key="wrong").responses.create(model="mock", input="hi")
+    used = server.metrics.tenants["alice"]
+    assert (used.prompt_tokens, used.generated_tokens) == (answer.usage.input_tokens, 2)
+    assert server.metrics.generation_tokens == 2
 
 
 async def test_errors_become_the_clients_exceptions(connect):
