@@ -184,7 +184,7 @@ class Generation:
             record.tenant.meter.count_tokens(-record.prompt_tokens)
         else:
             metrics.prompt_tokens += record.prompt_tokens
-            metrics.e2e.observe(time.perf_counter() - record.started_at)
+            self._observe_whole(time.perf_counter(), self._first_at)
             self._account_tenant()
         metrics.cached_tokens += record.cached_tokens
         metrics.pulled_tokens += sum(each.pulled_tokens for each in self.choices)
@@ -192,6 +192,15 @@ class Generation:
         for choice in self.choices:
             metrics.finished[choice.finish_reason or "abort"] += 1
         record.finish_reason = ",".join(dict.fromkeys(each.finish_reason or "abort" for each in self.choices))
+
+    def _observe_whole(self, now: float, first_at: float) -> None:
+        metrics, record = self._metrics, self._record
+        metrics.e2e.observe(now - record.started_at)
+        metrics.prompt_size.observe(record.prompt_tokens)
+        metrics.generation_size.observe(record.generated_tokens)
+        longest = max(each.num_tokens for each in self.choices)
+        if longest > 1:
+            metrics.tpot.observe((now - first_at) / (longest - 1))
 
     def _account_tenant(self) -> None:
         record = self._record

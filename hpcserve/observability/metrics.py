@@ -10,34 +10,36 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from hpcserve.observability.tenant_metrics import TenantCollector, TenantCounts
-from hpcserve.observability.worker_metrics import worker_families
-from hpcserve.types import Status, Traffic
+from hpcserve.observability.worker_metrics import build_info, worker_families
+from hpcserve.types import FinishReason, Status, Traffic
 
 TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
 _E2E_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 3840)
 _QUEUE_S = (*TTFT_S, 320, 640)
+_TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 
 
 class LocalHistogram:
     """A histogram that one thread observes: a bisection an observation, and no lock."""
 
-    def __init__(self, name: str, help_text: str, bounds_s: Sequence[float]) -> None:
+    def __init__(self, name: str, help_text: str, bounds: Sequence[float]) -> None:
         self._name, self._help = name, help_text
-        self._bounds = bounds_s
-        self._counts = [0] * (len(bounds_s) + 1)
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one observation."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+    def observe(self, value: float) -> None:
+        """Count one observation, in the unit of the name."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -79,7 +81,7 @@ class ServiceMetrics(Collector):
         self._status = status
         self._dispatch = dispatch or DispatchCounts()
         self.requests: Counter[tuple[str, int]] = Counter()  # by route and HTTP status; 499: the client hung up
-        self.finished: Counter[str] = Counter()  # sequences by finish reason
+        self.finished: Counter[str] = Counter(dict.fromkeys(get_args(FinishReason), 0))  # sequences by finish reason
         self.inflight = 0  # HTTP requests that generate
         self.queued = 0  # of those, without a first output yet
         self.prompt_tokens = 0
@@ -92,8 +94,16 @@ class ServiceMetrics(Collector):
         self.ttft = LocalHistogram("hpcserve_time_to_first_token_seconds", "From request to first delta.", TTFT_S)
         self.itl = LocalHistogram("hpcserve_inter_token_latency_seconds", "Between two deltas of a sequence.", ITL_S)
         self.e2e = LocalHistogram("hpcserve_e2e_request_latency_seconds", "From request to last delta.", _E2E_S)
+        self.tpot = LocalHistogram(
+            "hpcserve_request_time_per_output_token_seconds", "Of a request, after its first delta.", ITL_S
+        )
+        self.prompt_size = LocalHistogram("hpcserve_request_prompt_tokens", "Prompt tokens of a request.", _TOKENS)
+        self.generation_size = LocalHistogram(
+            "hpcserve_request_generation_tokens", "Tokens generated for a request.", _TOKENS
+        )
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
         self._of_tenants = CollectorRegistry(auto_describe=False)
         self._of_tenants.register(TenantCollector(self.tenants))
 
@@ -124,8 +134,10 @@ class ServiceMetrics(Collector):
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily("hpcserve_inflight_requests", "Requests that generate now.", value=self.inflight)
         yield GaugeMetricFamily("hpcserve_queued_requests", "Requests without a first token yet.", value=self.queued)
-        for histogram in (self.ttft, self.itl, self.e2e, self._dispatch.queue):
+        sizes = (self.prompt_size, self.generation_size)
+        for histogram in (self.ttft, self.itl, self.tpot, self.e2e, self._dispatch.queue, *sizes):
             yield histogram.family()
+        yield build_info()
         yield from worker_families(self._status())
 
     def _plain_counters(self) -> list[tuple[str, str, int]]:

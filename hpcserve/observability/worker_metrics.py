@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from hpcserve import __version__
 from hpcserve.types import LoadReport, Status
 
 _GAUGES: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = (
@@ -16,14 +18,25 @@ _GAUGES: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = (
     ("kv_cache_usage_ratio", "Share of KV blocks in use.", lambda load: load.kv_usage),
     ("prefill_tokens_per_second", "Measured while prefilling.", lambda load: load.prefill_tokens_per_s),
     ("decode_tokens_per_second", "Measured while decoding.", lambda load: load.decode_tokens_per_s),
+    ("kv_pull_tokens_per_second", "Of one pull, besides its latency.", lambda load: load.pull_tokens_per_s),
+    ("kv_pull_latency_seconds", "Of a pull, besides moving its tokens.", lambda load: _seconds(load.pull_latency_ms)),
 )
-_COUNTERS: tuple[tuple[str, str, Callable[[LoadReport], int]], ...] = (
+_COUNTERS: tuple[tuple[str, str, Callable[[LoadReport], float]], ...] = (
     ("prompt_tokens", "Prompt tokens that the engine took.", lambda load: load.prompt_tokens_total),
     ("generation_tokens", "Tokens that the engine generated.", lambda load: load.generated_tokens_total),
     ("prefix_cache_hits", "Prompt tokens found in its cache.", lambda load: load.cached_tokens_total),
     ("kv_pulled_tokens", "Prompt tokens pulled from a peer.", lambda load: load.pulled_tokens_total),
     ("kv_pull_failures", "Pulls that failed and were recomputed.", lambda load: load.pull_failures_total),
+    ("prefill_seconds", "Time that the engine computed prompts.", lambda load: load.work.prefill_s),
+    ("decode_seconds", "Time that the engine decoded.", lambda load: load.work.decode_s),
 )
+
+
+def build_info() -> Metric:
+    """Return which hpcserve this is."""
+    family = GaugeMetricFamily("hpcserve_build_info", "Always 1.", labels=("version", "python"))
+    family.add_metric((__version__, platform.python_version()), 1)
+    return family
 
 
 def worker_families(status: Status) -> Iterator[Metric]:
@@ -33,10 +46,13 @@ def worker_families(status: Status) -> Iterator[Metric]:
     )
     info.add_metric((status.name, status.model, status.mode, status.policy, status.cluster, str(status.phase)), 1)
     yield info
+    yield GaugeMetricFamily("hpcserve_start_time_seconds", "Unix time of the head's start.", value=status.started_at)
+    yield GaugeMetricFamily("hpcserve_warnings", "Warnings that the status shows.", value=len(status.warnings))
     yield GaugeMetricFamily(
         "hpcserve_waiting_requests", "Requests that no worker was chosen for yet.", value=status.num_waiting
     )
     yield from _states(status)
+    yield from _engines(status)
     loads = {str(worker): load for worker, load in status.load.items()}
     yield from _loads(loads)
 
@@ -59,6 +75,23 @@ def _states(status: Status) -> Iterator[Metric]:
     yield wanted
 
 
+def _engines(status: Status) -> Iterator[Metric]:
+    """Yield what does not change while a worker lives."""
+    info = GaugeMetricFamily(
+        "hpcserve_worker_info", "Always 1.", labels=("worker", "pool", "engine", "kv_transport", "host", "job")
+    )
+    blocks = GaugeMetricFamily("hpcserve_worker_kv_cache_blocks", "Size of the KV cache.", labels=("worker",))
+    ends = GaugeMetricFamily("hpcserve_worker_end_time_seconds", "Unix time of its job's end.", labels=("worker",))
+    for worker in status.workers:
+        if worker.ends_at is not None and not worker.state.is_final:
+            ends.add_metric((worker.worker,), worker.ends_at)
+        if (engine := worker.engine) is not None:
+            names = (engine.engine, engine.kv_transport or "none", worker.host or "", worker.job_id or "")
+            info.add_metric((worker.worker, worker.pool, *names), 1)
+            blocks.add_metric((worker.worker,), engine.num_kv_blocks)
+    yield from (info, blocks, ends)
+
+
 def _loads(loads: dict[str, LoadReport]) -> Iterator[Metric]:
     for name, text, read in _GAUGES:
         gauge = GaugeMetricFamily(f"hpcserve_worker_{name}", text, labels=("worker",))
@@ -71,3 +104,7 @@ def _loads(loads: dict[str, LoadReport]) -> Iterator[Metric]:
         for worker, load in loads.items():
             counter.add_metric((worker,), read(load))
         yield counter
+
+
+def _seconds(ms: float | None) -> float | None:
+    return None if ms is None else ms / 1e3
