@@ -36,7 +36,8 @@ class AsyncEngine(Protocol):
         """Yield what each step adds; the last output, and only that, has a finish reason.
 
         Closing the iterator, or cancelling the task that iterates, aborts the request. A request that cannot run
-        (too long, unknown option) ends with one output of reason "error"; an engine that died raises `EngineError`.
+        (too long, unknown option) ends with one output of reason "error", which `is_refusal` where no engine would take
+        it as written; an engine that died raises `EngineError`.
         With `prefill_only` the one generated token comes with a `KvHandle`, whose blocks are kept until fetched or
         until the transport's lease ends. A `kv` handle that cannot be pulled is recomputed and counted, never an error.
         """
