@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
@@ -27,12 +28,12 @@ class LogEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `str` of it is the line of a text log. In JSON its fields stand beside `message`.
     """
 
-    def __str__(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def __str__(self) -> str: ...
 
+    @abstractmethod
     def summary(self) -> str:
         """Return the `message` of a JSON line, which need not repeat the fields."""
-        raise NotImplementedError
 
 
 def configure_logging(level: str, log_format: LogFormat = "text") -> None:
