@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.grafana import dashboard, exported, wrong_names
 from tests.otlp_receiver import Got, Receiver, receiving
 from tests.system.chats import session_for, stream_chat
 from tests.system.conftest import Deployment, processes_of, run_hpcserve
@@ -145,3 +146,23 @@ async def test_a_request_is_found_in_every_log_and_every_line_is_json(deploy: Ca
     assert (line["method"], line["route"], line["status"]) == ("POST", "/v1/completions", 200)
     assert (line["model"], line["generated_tokens"], line["finish_reason"]) == ("mock", 20, "length")
     assert 0 < line["ttft_ms"] < line["e2e_ms"]
+
+
+async def test_the_grafana_dashboard_names_what_a_deployment_exports(deploy: Callable[..., Deployment]) -> None:
+    deployment = deploy(*SPLIT, "--set", "security.auth=on")
+    key = {"Authorization": f"Bearer {deployment.key}"}
+    await ask(deployment, QUESTION, **key)
+    async with aiohttp.ClientSession(headers=key) as session:
+        url = deployment.endpoint.removesuffix("/v1") + "/metrics"
+        async with session.get(url) as response:
+            known = exported(await response.text())
+    without_samples = {name for name, labels in known.items() if name.startswith("hpcserve_worker_") and not labels}
+    assert without_samples <= {
+        "hpcserve_worker_end_time_seconds",  # only Slurm's jobs end
+        "hpcserve_worker_kv_pull_latency_seconds",  # measured after some pulls, by vLLM
+        "hpcserve_worker_kv_pull_tokens_per_second",
+        "hpcserve_worker_prefill_tokens_per_second",  # a moment later
+        "hpcserve_worker_decode_tokens_per_second",
+    }
+    assert wrong_names(dashboard(), known | dict.fromkeys(without_samples, {"worker"})) == []
+    assert known["hpcserve_worker_info"] == {"worker", "pool", "engine", "kv_transport", "host", "job"}
