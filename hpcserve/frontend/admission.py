@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 from hpcserve.errors import ModelNotFound, Unavailable, Unsupported
@@ -44,5 +45,9 @@ def check_model(frontend: Frontend, model: str) -> None:
 def abilities(frontend: Frontend) -> frozenset[Ability]:
     """Return what every engine that may get a request can do."""
     workers = ready_workers(frontend.backend.status())
-    each_can = [set(worker.engine.can) for worker in workers if worker.engine is not None]
-    return frozenset(set.intersection(*each_can)) if each_can else frozenset()
+    return _common(tuple(each.engine.can for each in workers if each.engine is not None))
+
+
+@lru_cache(maxsize=8)  # asked for every request, and the same until workers come or go
+def _common(each_can: tuple[tuple[Ability, ...], ...]) -> frozenset[Ability]:
+    return frozenset(set.intersection(*map(set, each_can))) if each_can else frozenset()

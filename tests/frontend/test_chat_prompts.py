@@ -25,7 +25,7 @@ TEMPLATES = {
     "{% for m in messages %}{{ show(body=m.content) }}{% endfor %}": "openai",
     "{% macro show(content) %}{% for p in content %}{{ p }}{% endfor %}{% endmacro %}"
     "{% for m in messages %}{{ m.content }}{{ show(m.tool_calls) }}{% endfor %}": "string",
-    "{% for m in messages %}{% set content = m.content %}{% for p in content %}{{ p }}{% endfor %}{% endfor %}": "openai",
+    "{% for m in messages %}{% set content = m.content %}{% for p in content %}p{% endfor %}{% endfor %}": "openai",
     "{% for t in tools %}{% for p in t.content %}{{ p }}{% endfor %}{% endfor %}{{ messages }}": "string",
     "{% for m in messages %}{% for c in m.tool_calls %}{{ c }}{% endfor %}{{ m.content }}{% endfor %}": "string",
 }
@@ -64,7 +64,7 @@ def test_developers_are_the_system_where_a_template_does_not_know_them():
 
 
 def test_arguments_of_calls_are_objects_even_where_the_model_wrote_none():
-    source = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    source = "{% for call in messages[0].tool_calls %}{{ call.function.arguments | tojson }}{% endfor %}"
     arguments = ['{"a": 1}', "", "[1]", "{broken", "[" * 100_000]
     calls = [{"id": "x", "function": {"name": "f", "arguments": each}} for each in arguments]
     assert render(source, [{"role": "assistant", "tool_calls": calls}]) == '{"a": 1}{}{}{}{}'
