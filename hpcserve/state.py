@@ -24,7 +24,7 @@ from hpcserve.config.models import Config
 from hpcserve.errors import DeploymentError
 from hpcserve.types import Role, WorkerId
 
-_Record = TypeVar("_Record", bound=msgspec.Struct)
+_Value = TypeVar("_Value")
 
 
 class Proc(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class StateDir:
 
     @property
     def logs(self) -> Path:
-        """Directory of `head.log`, `frontend.log` and one file a worker."""
+        """Directory of `head.log`, `frontend.log` (further ones have a number) and one file a worker."""
         return self.path / "logs"
 
     @property
@@ -201,13 +201,13 @@ class StateDir:
         """Record the head's process."""
         self._write("spawned.json", proc)
 
-    def read_frontend(self) -> Proc | None:
-        """Return the frontend's process, if one was started."""
-        return self._read("frontend.json", Proc)
+    def read_frontends(self) -> list[Proc]:
+        """Return the frontends' processes, as far as they were started."""
+        return self._read("frontends.json", list[Proc]) or []
 
-    def write_frontend(self, proc: Proc) -> None:
-        """Record the frontend's process."""
-        self._write("frontend.json", proc)
+    def write_frontends(self, procs: list[Proc]) -> None:
+        """Record the frontends' processes."""
+        self._write("frontends.json", procs)
 
     def read_jobs(self) -> list[JobRecord]:
         """Return every job or process that may still hold a worker."""
@@ -248,7 +248,7 @@ class StateDir:
         except OSError as err:
             raise DeploymentError(f"no key for deployment {self.name!r}: {path} cannot be read") from err
 
-    def _read(self, name: str, record: type[_Record]) -> _Record | None:
+    def _read(self, name: str, record: type[_Value]) -> _Value | None:
         try:
             return msgspec.json.decode((self.path / name).read_bytes(), type=record)
         except FileNotFoundError:
@@ -256,7 +256,7 @@ class StateDir:
         except msgspec.MsgspecError as err:
             raise DeploymentError(f"{self.path / name} is damaged ({err}); remove it") from err
 
-    def _write(self, name: str, record: msgspec.Struct) -> None:
+    def _write(self, name: str, record: object) -> None:
         self.write_private(self.path / name, msgspec.json.format(msgspec.json.encode(record)))
 
 

@@ -72,6 +72,7 @@ def _options() -> list[Callable[[_Command], _Command]]:
         _key("--host", "frontend.host", "Address that the endpoint listens on.  [default: 127.0.0.1]"),
         _key("--port", "frontend.port", "Port of the endpoint; 0: any free one.  [default: 8000]", kind=int),
         _key("--unix-socket", "frontend.unix_socket", "Socket that the endpoint listens on, too.", metavar="PATH"),
+        _key("--frontends", "frontend.processes", "Processes on the one port.  [default: 1]", kind=int, metavar="N"),
         _key("--policy", "router.policy", "How workers are chosen.  [default: kv]", kind=click.Choice(POLICIES)),
         _option("--no-auth", _keep_no_auth, "Ask clients for no key, even where others can connect.", is_flag=True),
         *_files_and_keys(),

@@ -50,11 +50,16 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("waiting", f"{status.num_waiting} for a worker" if status.num_waiting else ""),
         ("endpoint", status.endpoint or ""),
         ("socket", status.unix_socket or ""),
+        ("frontends", _pids(status.frontend_pids) if len(status.frontend_pids) > 1 else ""),
         ("dashboard", status.dashboard or ""),
         ("head", head),
         ("up for", up),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _pids(pids: tuple[int, ...]) -> str:
+    return f"{len(pids)} processes: pids {', '.join(map(str, pids))}"
 
 
 def _workers(status: Status) -> Table:

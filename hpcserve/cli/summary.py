@@ -25,6 +25,7 @@ def as_dict(state: StateDir, status: Status) -> dict[str, Any]:
         "dashboard": status.dashboard,
         "state_dir": str(state.path),
         "frontend_pid": status.frontend_pid,
+        "frontend_pids": list(status.frontend_pids),
         "head_pid": status.head_pid,
         "head_host": status.head_host,
         "started_at": status.started_at,

@@ -1,7 +1,8 @@
 """What hpcserve processes say to each other: three conversations, on one page.
 
 agent and head      Dask's worker stream: `ANNOUNCE` up, `COMMAND` down.
-frontend and head   a channel: "register", "assign", "prefilled", "release", "report" up; "status" down.
+frontend and head   a channel: "register", "assign", "prefilled", "release", "report" up; "status" down. Where there are
+                    several frontends: "begin", "end", "tokens" (limits of keys), "samples", "others" (metrics) up.
 frontend and agent  a channel: "generate", "abort" up; "outputs" down.
 CLI and head        the same channel as a frontend's: "subscribe" and "stop" up; "status" down.
 """
@@ -35,6 +36,7 @@ class FrontendInfo(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     endpoint: str | None  # base URL, ends in /v1; None: no TCP
     unix_socket: str | None = None  # path
+    index: int = 0  # of the processes that `frontend.processes` wants
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +13,8 @@ from hpcserve.comm.channel import Channel, connect
 from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Unavailable
+from hpcserve.keys import Limits
+from hpcserve.observability.samples import Samples
 from hpcserve.state import StateDir
 from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic
 
@@ -20,6 +23,9 @@ log = logging.getLogger(__name__)
 _CALL_TIMEOUT_S = 10.0
 _RETRY_S = 0.5
 _REPORT_INTERVAL_S = 1.0
+
+T = TypeVar("T")
+
 _decode_status = msgspec.msgpack.Decoder(Status).decode
 
 
@@ -30,6 +36,7 @@ class HeadLink:
         self._state = state
         self.me: FrontendInfo | None = None  # told to the head once there is an endpoint
         self.traffic: Callable[[], Traffic] | None = None  # of this frontend, for the head to add up
+        self.samples: Callable[[], Samples] | None = None  # of its metrics, where there are other frontends
         self.on_status: Callable[[Status], None] | None = None
         self._channel: Channel | None = None
         self.status: Status | None = None
@@ -54,12 +61,7 @@ class HeadLink:
         The assignment is held until `release`, and so is its place among those that wait: whoever gives up waiting,
         or is cancelled, has to release too.
         """
-        if self._channel is None or self._channel.is_closed:
-            raise Unavailable("the scheduler is not reachable at the moment; try again soon")
-        try:
-            return await self._channel.call("assign", route, Assignment, timeout_s=timeout_s)
-        except ConnectionLost as err:
-            raise Unavailable(f"the scheduler is not reachable at the moment: {err.message}") from err
+        return await self._ask("assign", route, Assignment, timeout_s)
 
     def prefilled(self, request_id: RequestId) -> None:
         """Report that the prompt of a request was computed."""
@@ -70,6 +72,35 @@ class HeadLink:
         """Report that a request neither runs where it was assigned to, nor waits, any more."""
         if self._channel is not None:
             self._channel.send("release", request_id)
+
+    async def begin(self, tenant: str, limits: Limits) -> None:
+        """Have the head count one request of this frontend until `end`, or until the connection ends.
+
+        Raises `RateLimited` where it may not begin, and `Unavailable` without a head.
+        """
+        await self._ask("begin", (tenant, limits), type(None))
+
+    def end(self, tenant: str) -> None:
+        """One that has begun has ended."""
+        if self._channel is not None:
+            self._channel.send("end", tenant)
+
+    def count_tokens(self, tenant: str, num_tokens: int) -> None:
+        """Have the head count tokens of a tenant."""
+        if self._channel is not None:
+            self._channel.send("tokens", (tenant, num_tokens))
+
+    async def others(self) -> Samples:
+        """Return what the other frontends have counted, up to a second ago. Raises `Unavailable` without a head."""
+        return await self._ask("others", None, Samples)
+
+    async def _ask(self, op: str, body: object, reply: type[T], timeout_s: float = _CALL_TIMEOUT_S) -> T:
+        if self._channel is None or self._channel.is_closed:
+            raise Unavailable("the scheduler is not reachable at the moment; try again soon")
+        try:
+            return await self._channel.call(op, body, reply, timeout_s=timeout_s)
+        except ConnectionLost as err:
+            raise Unavailable(f"the scheduler is not reachable at the moment: {err.message}") from err
 
     async def on_call(self, op: str, body: msgspec.Raw) -> object:
         """Frontends answer no calls."""
@@ -90,7 +121,7 @@ class HeadLink:
             self._take(await channel.call("register", self.me, Status, timeout_s=_CALL_TIMEOUT_S))
             self._channel = channel
             if self.traffic is not None:
-                reporting = asyncio.create_task(_report(channel, self.traffic))
+                reporting = asyncio.create_task(_report(channel, self.traffic, self.samples))
                 running.add_done_callback(lambda _: reporting.cancel())
             await running
         finally:
@@ -103,12 +134,16 @@ class HeadLink:
             self.on_status(status)
 
 
-async def _report(channel: Channel, traffic: Callable[[], Traffic]) -> None:
+async def _report(channel: Channel, traffic: Callable[[], Traffic], samples: Callable[[], Samples] | None) -> None:
     """Tell the head at once, for it counts what is new from there on, and then whenever there was some."""
     told: Traffic | None = None
+    sampled: Samples | None = None
     while True:
         now = traffic()
         if now != told:
             channel.send("report", now)
             told = now
+        if samples is not None and (newest := samples()) != sampled:
+            channel.send("samples", newest)
+            sampled = newest
         await asyncio.sleep(_REPORT_INTERVAL_S)

@@ -39,7 +39,7 @@ def require_key(keys: KeyRing) -> Middleware:
         tenant = request[RECORD].tenant = await keys.find(_key_of(request))
         if request.method != "POST":
             return await handler(request)
-        with tenant.meter.running():
+        async with tenant.meter.running():
             return await handler(request)
 
     return check_key

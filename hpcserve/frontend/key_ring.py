@@ -11,9 +11,10 @@ from datetime import datetime
 from typing import Protocol
 
 from hpcserve.errors import DeploymentError, Unauthorized
-from hpcserve.frontend.limits import Clock, Meter
+from hpcserve.frontend.shared_limits import TenantMeter
 from hpcserve.frontend.tenants import Tenant, salt_key
 from hpcserve.keys import OWNER, KeyRecord, Limits, Snapshot, Stamp, digest
+from hpcserve.limits import Clock, Meter
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,15 @@ class KeyRing:
         *,
         clock: Clock = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        make_meter: Callable[[str], TenantMeter] | None = None,
     ) -> None:
-        """Read the keys. Without `salt_secret` tenants share prefixes. Raises `DeploymentError` for a damaged file."""
+        """Read the keys. Without `salt_secret` tenants share prefixes; without `make_meter` this process counts alone.
+
+        Raises `DeploymentError` for a damaged file."""
         self._salt_secret = salt_secret
         self._source = source
         self._clock, self._wall_clock = clock, wall_clock
+        self._make_meter = make_meter or (lambda name: Meter(name, Limits(), clock))
         owner = self._tenant(OWNER)
         self._own = _entry(digest(own_key), owner) if own_key else {}
         self._tenants = dict(self._own)
@@ -103,7 +108,7 @@ class KeyRing:
 
     def _tenant(self, name: str) -> Tenant:
         key = None if self._salt_secret is None else salt_key(self._salt_secret, name)
-        return Tenant(name, Meter(name, Limits(), self._clock), salt_key=key)
+        return Tenant(name, self._make_meter(name), salt_key=key)
 
 
 def _entry(digest_of_key: bytes, tenant: Tenant) -> dict[bytes, tuple[bytes, Tenant]]:

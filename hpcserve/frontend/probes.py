@@ -49,8 +49,13 @@ async def live(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics: Prometheus' text format. What each tenant used, only the deployment's own key is told."""
-    text = request.app[FRONTEND].metrics.render(with_tenants=request[RECORD].tenant.sees_tenants)
+    """GET /metrics: Prometheus' text format, the sums over all frontends of the deployment.
+
+    What each tenant used, only the deployment's own key is told. Raises `Unavailable` where the others cannot be asked.
+    """
+    counted = request.app[FRONTEND].metrics
+    others = None if counted.siblings is None else await counted.siblings()
+    text = counted.render(with_tenants=request[RECORD].tenant.sees_tenants, others=others)
     return web.Response(body=text, headers={"Content-Type": _METRICS_TYPE})
 
 

@@ -60,10 +60,12 @@ async def start_site(
     *,
     tls: ssl.SSLContext | None = None,
     unix_socket: Path | None = None,
+    shares_port: bool = False,
 ) -> Site:
     """Listen on `host`:`port` (0: any free port), or on `sock`, and on a Unix socket where one is named.
 
-    Without a `host` there is no TCP. Raises `StartError` when the port is taken, and as `make_room` does.
+    Without a `host` there is no TCP. With `shares_port` other processes of this user may listen on the same port, and
+    the system gives each connection to one of them. Raises `StartError` when the port is taken, and as `make_room`.
     """
     options = {
         "access_log": None,  # the guard logs
@@ -73,7 +75,7 @@ async def start_site(
     runner = Runner(app, shutdown_timeout_s=app[FRONTEND].config.frontend.drain_timeout_s, options=options)
     await runner.setup()
     try:
-        bound = None if host is None else await _listen(runner, host, port, sock, tls)
+        bound = None if host is None else await _listen(runner, host, port, sock, tls, shares_port=shares_port)
         file = None if unix_socket is None else await _listen_unix(runner, unix_socket)
     except BaseException:
         await runner.cleanup()
@@ -82,11 +84,19 @@ async def start_site(
 
 
 async def _listen(
-    runner: web.AppRunner, host: str, port: int, sock: socket.socket | None, tls: ssl.SSLContext | None
+    runner: web.AppRunner,
+    host: str,
+    port: int,
+    sock: socket.socket | None,
+    tls: ssl.SSLContext | None,
+    *,
+    shares_port: bool,
 ) -> int:
     try:
         if sock is None:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG, ssl_context=tls).start()
+            await web.TCPSite(
+                runner, host, port, backlog=_BACKLOG, ssl_context=tls, reuse_port=shares_port or None
+            ).start()
         else:
             await web.SockSite(runner, sock, backlog=_BACKLOG, ssl_context=tls).start()
     except OSError as err:

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 
 from hpcserve.errors import ModelNotFound
-from hpcserve.frontend.limits import Meter
+from hpcserve.frontend.shared_limits import TenantMeter
 from hpcserve.keys import OWNER, Limits
+from hpcserve.limits import Meter
 
 _SALT_BYTES = 16  # nobody meets one of 128 bits by chance
 
@@ -19,7 +20,7 @@ class Tenant:
     """One tenant. It lives as long as its key, over changes of its terms, so that limits count on."""
 
     name: str  # empty where nobody is asked for a key
-    meter: Meter
+    meter: TenantMeter
     priority: int | None = None  # class; None: whatever the request says
     salt_key: bytes | None = None  # None: its prefixes may be shared with others
     expires: float | None = None  # Unix time

@@ -13,7 +13,11 @@ from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest
 from hpcserve.head.assigner import Assigner
+from hpcserve.head.frontends import MetricsSum
+from hpcserve.head.limits import LimitBook
 from hpcserve.head.traffic import TrafficSum
+from hpcserve.keys import Limits
+from hpcserve.observability.samples import Samples
 from hpcserve.router.router import Router
 from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic, WorkerId
 
@@ -22,6 +26,10 @@ log = logging.getLogger(__name__)
 _PUBLISH_INTERVAL_S = 0.1  # changes closer together than this are told at once
 
 _decode_route = msgspec.msgpack.Decoder(RouteRequest).decode
+_decode_name = msgspec.msgpack.Decoder(str).decode
+_decode_begin = msgspec.msgpack.Decoder(tuple[str, Limits]).decode
+_decode_tokens = msgspec.msgpack.Decoder(tuple[str, int]).decode
+_decode_samples = msgspec.msgpack.Decoder(Samples).decode
 _decode_traffic = msgspec.msgpack.Decoder(Traffic).decode
 _decode_id = msgspec.msgpack.Decoder(RequestId).decode
 
@@ -36,16 +44,21 @@ class HeadService:
         *,
         max_wait_s: float,
         make_status: Callable[[], Status],
-        on_frontend: Callable[[FrontendInfo | None], None],
+        on_frontend: Callable[[FrontendInfo, bool], None],
         on_stop: Callable[[StopRequest], None],
     ) -> None:
-        """`max_wait_s` is what the router lets requests wait for."""
+        """`max_wait_s` is what the router lets requests wait for.
+
+        `on_frontend` is called with what a frontend says of itself, and whether it comes or goes.
+        """
         self.assigner = Assigner(router, max_wait_s, on_placed=self._tell_of_workers, on_tick=self.notify)
         self.make_status = make_status
         self.on_frontend = on_frontend
         self.on_stop = on_stop
         self.peers: set[_Peer] = set()
         self.traffic = TrafficSum()
+        self.metrics = MetricsSum()
+        self.limits = LimitBook()
         self._listener = Listener(self._open, identity)
         self._changed = asyncio.Event()
         self._told: set[WorkerId] = set()  # whose addresses everybody knows
@@ -105,7 +118,7 @@ class _Peer:
         self.channel = channel
         self._service = service
         self._held: set[RequestId] = set()
-        self._is_frontend = False
+        self._frontend: FrontendInfo | None = None
 
     def on_call(self, op: str, body: msgspec.Raw) -> Awaitable[object]:
         if op == "assign":
@@ -119,6 +132,12 @@ class _Peer:
             request_id = _decode_id(body)
             self._held.discard(request_id)
             self._service.assigner.release(request_id)
+        elif op == "end":
+            self._service.limits.end(self, _decode_name(body))
+        elif op == "tokens":
+            self._service.limits.count_tokens(*_decode_tokens(body))
+        elif op == "samples" and self._frontend is not None:
+            self._service.metrics.take(self._frontend.pid, _decode_samples(body))
         elif op == "report":
             self._service.traffic.take(self, _decode_traffic(body))
             self._service.notify()
@@ -130,20 +149,27 @@ class _Peer:
         self._service.traffic.leave(self)
         for request_id in self._held:
             self._service.assigner.release(request_id)
-        if self._is_frontend:
-            self._service.on_frontend(None)
+        self._service.limits.leave(self)
+        if self._frontend is not None:
+            self._service.metrics.leave(self._frontend.pid)
+            self._service.on_frontend(self._frontend, False)
 
     def _assign(self, route: RouteRequest) -> Awaitable[Assignment]:
         answer = self._service.assigner.assign(route)
         self._held.add(route.request_id)
         return answer
 
-    async def _answer(self, op: str, body: msgspec.Raw) -> Status:
+    async def _answer(self, op: str, body: msgspec.Raw) -> object:
         match op:
             case "register":
-                self._is_frontend = True
-                self._service.on_frontend(msgspec.msgpack.decode(body, type=FrontendInfo))
+                self._frontend = msgspec.msgpack.decode(body, type=FrontendInfo)
+                self._service.on_frontend(self._frontend, True)
                 return self._subscribe()
+            case "begin":
+                self._service.limits.begin(self, *_decode_begin(body))
+                return None
+            case "others":
+                return self._service.metrics.others_than(self._frontend.pid if self._frontend else 0)
             case "subscribe":
                 return self._subscribe()
             case "stop":

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hpcserve.observability.tenant_metrics import TenantCollector, TenantCounts
+from hpcserve.observability.samples import Samples, add_to, samples_of
+from hpcserve.observability.tenant_metrics import TenantCounts, tenant_families
 from hpcserve.observability.worker_metrics import build_info, worker_families
 from hpcserve.types import FinishReason, Status, Traffic
 
@@ -24,6 +25,7 @@ TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2
 ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
 _E2E_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 3840)
 _QUEUE_S = (*TTFT_S, 320, 640)
+_NOT_ADDED = frozenset({"process_start_time_seconds", "process_max_fds"})
 _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 
 
@@ -73,12 +75,13 @@ class DispatchCounts:
     pulls_lost: int = 0  # of those, not handed over after all: the prefix was computed
 
 
-class ServiceMetrics(Collector):
+class ServiceMetrics:
     """Counters of one frontend process. The fields are written directly; `render` gives the exposition text."""
 
     def __init__(self, status: Callable[[], Status], dispatch: DispatchCounts | None = None) -> None:
         """`status` is called at every scrape."""
         self._status = status
+        self.siblings: Callable[[], Awaitable[Samples]] | None = None  # what other frontends of the deployment counted
         self._dispatch = dispatch or DispatchCounts()
         self.requests: Counter[tuple[str, int]] = Counter()  # by route and HTTP status; 499: the client hung up
         self.finished: Counter[str] = Counter(dict.fromkeys(get_args(FinishReason), 0))  # sequences by finish reason
@@ -101,16 +104,22 @@ class ServiceMetrics(Collector):
         self.generation_size = LocalHistogram(
             "hpcserve_request_generation_tokens", "Tokens generated for a request.", _TOKENS
         )
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
-        self._of_tenants = CollectorRegistry(auto_describe=False)
-        self._of_tenants.register(TenantCollector(self.tenants))
+        self._process = ProcessCollector(registry=None)
 
-    def render(self, *, with_tenants: bool = True) -> bytes:
-        """Return all metrics in Prometheus' text format, or all that name no tenant."""
-        text = generate_latest(self._registry)
-        return text + generate_latest(self._of_tenants) if with_tenants else text
+    def render(self, *, with_tenants: bool = True, others: Samples | None = None) -> bytes:
+        """Return all metrics in Prometheus' text format, or all that name no tenant.
+
+        `others` is what other frontends of the deployment have counted, which is added.
+        """
+        families = [*add_to(self._counted(), others or {}), build_info(), *worker_families(self._status())]
+        if with_tenants:
+            families += add_to(tenant_families(self.tenants), others or {})
+        return generate_latest(_Collected(families))
+
+    def samples(self) -> Samples:
+        """Return what other frontends add to their own: all that this one counted."""
+        counted = samples_of([*self._counted(), *tenant_families(self.tenants)])
+        return {name: family for name, family in counted.items() if name not in _NOT_ADDED}
 
     def traffic(self) -> Traffic:
         """Return what the head is told of this frontend."""
@@ -125,8 +134,9 @@ class ServiceMetrics(Collector):
             moved=self._dispatch.reassigned,
         )
 
-    def collect(self) -> Iterable[Metric]:
-        """Yield every family, as `prometheus_client` asks for them."""
+    def _counted(self) -> Iterable[Metric]:
+        """Yield every family of this process but those of tenants: they name who else there is."""
+        yield from self._process.collect()
         yield _counter("hpcserve_requests", "HTTP requests.", ("route", "status"), self.requests)
         reasons = {(reason,): count for reason, count in self.finished.items()}
         yield _counter("hpcserve_request_success", "Sequences that ended.", ("finished_reason",), reasons)
@@ -137,8 +147,6 @@ class ServiceMetrics(Collector):
         sizes = (self.prompt_size, self.generation_size)
         for histogram in (self.ttft, self.itl, self.tpot, self.e2e, self._dispatch.queue, *sizes):
             yield histogram.family()
-        yield build_info()
-        yield from worker_families(self._status())
 
     def _plain_counters(self) -> list[tuple[str, str, int]]:
         return [
@@ -155,6 +163,16 @@ class ServiceMetrics(Collector):
             ("hpcserve_client_disconnects", "Clients that hung up early.", self.disconnects),
             ("hpcserve_slow_clients_dropped", "Clients dropped for not reading.", self.slow_clients),
         ]
+
+
+class _Collected(Collector):
+    """Families as `prometheus_client` asks for them."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 def _counter(

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 
 @dataclass
@@ -28,18 +27,6 @@ class TenantCounts:
         if self.first_used is None:
             self.first_used = now
         self.last_used = now
-
-
-class TenantCollector(Collector):
-    """The families of tenants, apart from the others: they name who else there is."""
-
-    def __init__(self, tenants: Mapping[str, TenantCounts]) -> None:
-        """`tenants` are read at every scrape."""
-        self._tenants = tenants
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield every family, as `prometheus_client` asks for them."""
-        return tenant_families(self._tenants)
 
 
 def tenant_families(tenants: Mapping[str, TenantCounts]) -> Iterable[Metric]:

@@ -25,6 +25,7 @@ from hpcserve.frontend.app import make_app
 from hpcserve.frontend.auth import auth_required
 from hpcserve.frontend.certificate import server_tls
 from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.shared_limits import SharedMeter
 from hpcserve.frontend.site import Site, start_site
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.usage_recorder import UsageRecorder
@@ -42,7 +43,7 @@ log = logging.getLogger("hpcserve.frontend")
 _GC_THRESHOLDS = (20_000, 20, 20)  # Python's own are 700, 10, 10: a tenth of a short request's time
 
 
-async def run_frontend(config: Config, state: StateDir) -> None:
+async def run_frontend(config: Config, state: StateDir, index: int = 0, port: int | None = None) -> None:
     """Serve HTTP until SIGTERM; then take nothing new and let running requests end within the drain time."""
     stopping = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
@@ -60,10 +61,12 @@ async def run_frontend(config: Config, state: StateDir) -> None:
         tokenizer = Tokenizer.load(config.model)
         stack.callback(tokenizer.close)
         await stack.enter_async_context(UsageRecorder(metrics.tenants, UsageFile(state)))
-        app = make_app(config, dispatcher, _keys(config, state), tokenizer, metrics, tracer)
-        site = await _listen(config, app)
+        if config.frontend.processes > 1:
+            head.samples, metrics.siblings = metrics.samples, head.others
+        app = make_app(config, dispatcher, _keys(config, state, head), tokenizer, metrics, tracer)
+        site = await _listen(config, app, index, port)
         stack.push_async_callback(site.close)
-        head.me, head.traffic = _info(config, site), metrics.traffic
+        head.me, head.traffic = _info(config, site, index), metrics.traffic
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
         _collect_garbage_rarely()
@@ -81,19 +84,27 @@ def _collect_garbage_rarely() -> None:
     gc.set_threshold(*_GC_THRESHOLDS)
 
 
-async def _listen(config: Config, app: web.Application) -> Site:
+async def _listen(config: Config, app: web.Application, index: int, port: int | None) -> Site:
+    """Listen on `port`, which the processes share, else on the configured one. The first has the Unix socket."""
     frontend = config.frontend
     tls = server_tls(frontend.tls_cert, frontend.tls_key) if frontend.tls_cert and frontend.tls_key else None
     host = frontend.host if frontend.tcp else None
-    return await start_site(app, host, frontend.port, tls=tls, unix_socket=frontend.unix_socket)
+    return await start_site(
+        app,
+        host,
+        frontend.port if port is None else port,
+        tls=tls,
+        unix_socket=frontend.unix_socket if index == 0 else None,
+        shares_port=port is not None,
+    )
 
 
-def _info(config: Config, site: Site) -> FrontendInfo:
+def _info(config: Config, site: Site, index: int) -> FrontendInfo:
     frontend, endpoint = config.frontend, None
     if site.host is not None and site.port is not None:
         endpoint = endpoint_url(site.host, site.port, has_tls=frontend.tls_cert is not None)
-    path = frontend.unix_socket
-    return FrontendInfo(pid=os.getpid(), endpoint=endpoint, unix_socket=str(path) if path else None)
+    path = str(frontend.unix_socket) if frontend.unix_socket and index == 0 else None
+    return FrontendInfo(pid=os.getpid(), endpoint=endpoint, unix_socket=path, index=index)
 
 
 def _tracer(config: Config) -> Tracer | None:
@@ -101,11 +112,12 @@ def _tracer(config: Config) -> Tracer | None:
     return open_tracer(config.tracing.endpoint, config.tracing.sample, namespace=config.name, instance=instance)
 
 
-def _keys(config: Config, state: StateDir) -> KeyRing | None:
+def _keys(config: Config, state: StateDir, head: HeadLink) -> KeyRing | None:
     if not auth_required(config, config.cluster.kind, config.frontend.host):
         return None
     secret = None if config.security.share_prefixes else state.read_salt_secret()
-    return KeyRing(state.read_key(), secret, KeyFile(state))
+    make_meter = (lambda tenant: SharedMeter(tenant, head)) if config.frontend.processes > 1 else None
+    return KeyRing(state.read_key(), secret, KeyFile(state), make_meter=make_meter)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -114,12 +126,15 @@ def main(argv: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="hpcserve.serve.frontend", description="One hpcserve frontend.")
     parser.add_argument("--state-dir", type=Path, required=True)
-    state = StateDir(parser.parse_args(argv).state_dir)
+    parser.add_argument("--index", type=int, default=0, help="of the processes of this deployment")
+    parser.add_argument("--shared-port", type=int, help="to listen on together with the other processes")
+    options = parser.parse_args(argv)
+    state = StateDir(options.state_dir)
     config = state.read_config()
     configure_logging(config.log_level, config.log_format)
     raise_open_files_limit()
     try:
-        uvloop.run(run_frontend(config, state))
+        uvloop.run(run_frontend(config, state, options.index, options.shared_port))
     except HpcserveError as err:
         log.error("%s", err.message)
         return err.exit_code

@@ -1,4 +1,4 @@
-"""Keeps the frontend process of a deployment running, as a child of the head."""
+"""Keeps the frontend processes of a deployment running, as children of the head."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import asyncio
 import logging
 import sys
 import time
+from contextlib import closing, nullcontext
 
 from hpcserve.comm.protocol import FrontendInfo
+from hpcserve.config.models import FrontendConfig
 from hpcserve.errors import StartError
 from hpcserve.observability.log_files import tail
+from hpcserve.serve.listening import reserve_port
 from hpcserve.serve.processes import end_process, open_log
 from hpcserve.state import Proc, StateDir
 
@@ -21,44 +24,72 @@ _STOP_GRACE_S = 10.0
 
 
 class FrontendKeeper:
-    """Starts the frontend, and starts it again when it dies. `info` is what it said of itself while it is connected."""
+    """Starts the frontends, and each again when it dies. It knows what those that are connected say of themselves."""
 
-    def __init__(self, state: StateDir) -> None:
+    def __init__(self, state: StateDir, frontend: FrontendConfig) -> None:
         self._state = state
-        self._proc: Proc | None = None
-        self.info: FrontendInfo | None = None
+        self._frontend = frontend
+        self._procs: dict[int, Proc] = {}  # by index
+        self._infos: dict[int, FrontendInfo] = {}  # by index; connected ones
+
+    @property
+    def infos(self) -> list[FrontendInfo]:
+        """Return the frontends that are connected, in order."""
+        return [info for _, info in sorted(self._infos.items())]
+
+    def take(self, info: FrontendInfo, is_there: bool) -> None:
+        """Note that a frontend has connected, or has gone."""
+        if is_there:
+            self._infos[info.index] = info
+        elif self._infos.get(info.index) == info:
+            del self._infos[info.index]
 
     async def run(self) -> None:
-        """Keep it running until cancelled. Raises `StartError` if it dies again and again."""
+        """Keep them running until cancelled. Raises `StartError` if one dies again and again, or there is no port."""
+        port = reserve_port(self._frontend)
+        with closing(port) if port is not None else nullcontext():
+            number = None if port is None else int(port.getsockname()[1])
+            loops = [asyncio.create_task(self._keep(index, number)) for index in range(self._frontend.processes)]
+            try:
+                await asyncio.gather(*loops)
+            finally:
+                for loop in loops:
+                    loop.cancel()
+                await asyncio.gather(*loops, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """End them: they stop listening, let their requests end, and are killed if they do not end."""
+        await asyncio.gather(*(end_process(proc, grace_s=_STOP_GRACE_S) for proc in self._procs.values()))
+        self._procs.clear()
+
+    async def _keep(self, index: int, port: int | None) -> None:
         num_failures = 0
         while num_failures < _MAX_FAILURES:
             started = time.monotonic()
-            exit_code = await self._run_once()
+            exit_code = await self._run_once(index, port)
             steady = time.monotonic() - started > _STEADY_S
             num_failures = 1 if steady else num_failures + 1
-            log.error("the frontend ended with exit code %d", exit_code)
-        lines = "\n".join(tail(self._state.logs / "frontend.log", 5))
+            log.error("%s ended with exit code %d", _name(index), exit_code)
+        lines = "\n".join(tail(self._state.logs / f"{_name(index)}.log", 5))
         raise StartError(f"the frontend cannot be started; last lines of its log:\n{lines}")
 
-    async def stop(self) -> None:
-        """End it: it stops listening, lets its requests end, and is killed if it does not."""
-        if self._proc is not None:
-            await end_process(self._proc, grace_s=_STOP_GRACE_S)
-            self._proc = None
-
-    async def _run_once(self) -> int:
-        with open_log(self._state.logs / "frontend.log") as file:
+    async def _run_once(self, index: int, port: int | None) -> int:
+        command = ["-m", "hpcserve.serve.frontend", "--state-dir", str(self._state.path), "--index", str(index)]
+        if port is not None:
+            command += ["--shared-port", str(port)]
+        with open_log(self._state.logs / f"{_name(index)}.log") as file:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "hpcserve.serve.frontend",
-                "--state-dir",
-                str(self._state.path),
+                *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
             )
-        self._proc = Proc.of(child.pid)
-        self._state.write_frontend(self._proc)
+        self._procs[index] = Proc.of(child.pid)
+        self._state.write_frontends(list(self._procs.values()))
         return await child.wait()
+
+
+def _name(index: int) -> str:
+    return f"frontend-{index}" if index else "frontend"

@@ -88,7 +88,7 @@ class HeadProcess:
             idle_poll_s=_IDLE_POLL_S[self._cluster.kind],
             tail=lambda worker: "\n".join(tail(state.logs / f"{worker}.log", _LOG_LINES)),
         )
-        self._frontend = FrontendKeeper(state)
+        self._frontends = FrontendKeeper(state, config.frontend)
 
     async def run(self) -> None:
         """Serve until stopped. Raises `HpcserveError` if the deployment cannot work; then nothing is left, either."""
@@ -120,7 +120,8 @@ class HeadProcess:
     def status(self) -> Status:
         """Return what the deployment looks like now."""
         config = self._config
-        frontend = self._frontend.info
+        frontends = self._frontends.infos
+        frontend = frontends[0] if frontends else None
         return Status(
             name=config.name,
             phase=self._phase,
@@ -129,8 +130,9 @@ class HeadProcess:
             policy=config.router.policy,
             cluster=self._cluster.kind,
             endpoint=frontend.endpoint if frontend else None,
-            unix_socket=frontend.unix_socket if frontend else None,
+            unix_socket=next((each.unix_socket for each in frontends if each.unix_socket), None),
             frontend_pid=frontend.pid if frontend else None,
+            frontend_pids=tuple(each.pid for each in frontends),
             dashboard=self._dashboard,
             head_pid=os.getpid(),
             head_host=os.uname().nodename,
@@ -152,7 +154,7 @@ class HeadProcess:
             asyncio.create_task(
                 keep(self._history, lambda: (self.status(), self._service.traffic.total())), name="keep the history"
             ),
-            asyncio.create_task(self._frontend.run(), name="keep the frontend"),
+            asyncio.create_task(self._frontends.run(), name="keep the frontends"),
         }
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -180,7 +182,7 @@ class HeadProcess:
         self._service.refuse()
         try:
             await self._drain()
-            await self._frontend.stop()
+            await self._frontends.stop()
             await self._reconciler.stop_all(force=self._is_forced.is_set())
             await self._cluster.close()
             if self._phase is Phase.DRAINING:
@@ -217,8 +219,8 @@ class HeadProcess:
             dashboard_address=f"{LOOPBACK}:{self._config.dashboard.port}",
         )
 
-    def _on_frontend(self, info: FrontendInfo | None) -> None:
-        self._frontend.info = info
+    def _on_frontend(self, info: FrontendInfo, is_there: bool) -> None:
+        self._frontends.take(info, is_there)
         self._on_change()
 
     def _on_change(self) -> None:
@@ -229,7 +231,7 @@ class HeadProcess:
     def _is_usable(self) -> bool:
         ready = {info.role for info in self._roster.workers() if info.state is WorkerState.READY}
         needed = {Role(pool) for pool in self._config.pools.sizes}
-        return self._frontend.info is not None and needed <= ready
+        return bool(self._frontends.infos) and needed <= ready
 
     def _warnings(self) -> tuple[str, ...]:
         found = [

@@ -19,25 +19,29 @@ class Leftovers:
     """Processes and jobs of a deployment that are still there."""
 
     head_is_alive: bool
-    frontend: Proc | None
+    frontends: list[Proc]
     jobs: list[JobRecord]
 
     @property
     def description(self) -> str:
         """Name what is left besides the head, for a message; empty if nothing."""
         parts = [f"{len(self.jobs)} worker{'s' * (len(self.jobs) != 1)}"] if self.jobs else []
-        parts += [f"the frontend (pid {self.frontend.pid})"] if self.frontend else []
-        return " and ".join(parts) + (" are" if len(parts) + len(self.jobs) > 1 else " is") if parts else ""
+        if self.frontends:
+            pids = ", ".join(str(each.pid) for each in self.frontends)
+            several = len(self.frontends) > 1
+            parts.append(f"{len(self.frontends)} frontends (pids {pids})" if several else f"the frontend (pid {pids})")
+        is_plural = len(self.frontends) + len(self.jobs) > 1
+        return " and ".join(parts) + (" are" if is_plural else " is") if parts else ""
 
 
 def find_leftovers(state: StateDir) -> Leftovers:
     """Look. Raises `ClusterError` if Slurm has to be asked and does not answer."""
     if not state.exists():
-        return Leftovers(head_is_alive=False, frontend=None, jobs=[])
-    head, frontend = state.read_head() or state.read_spawned(), state.read_frontend()
+        return Leftovers(head_is_alive=False, frontends=[], jobs=[])
+    head = state.read_head() or state.read_spawned()
     return Leftovers(
         head_is_alive=is_alive(state, head),
-        frontend=frontend if frontend and frontend.is_alive else None,
+        frontends=[each for each in state.read_frontends() if each.is_alive],
         jobs=asyncio.run(live_jobs(state)),
     )
 

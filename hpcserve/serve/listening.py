@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from hpcserve.config.models import Config, FrontendConfig
-from hpcserve.errors import DeploymentError
+from hpcserve.errors import ConfigError, DeploymentError, StartError
 from hpcserve.frontend.auth import is_loopback
 from hpcserve.frontend.certificate import server_tls
 from hpcserve.frontend.unix_socket import check_unix_socket
@@ -25,6 +25,32 @@ def check_listening(frontend: FrontendConfig) -> None:
         check_unix_socket(frontend.unix_socket)
     if frontend.tcp:
         _check_port(frontend.host, frontend.port)
+    elif frontend.processes > 1:
+        raise ConfigError(
+            f"frontend.processes = {frontend.processes} needs a port: a Unix socket is one process's; "
+            "set frontend.tcp to true, or frontend.processes to 1",
+            param="frontend.processes",
+        )
+
+
+def reserve_port(frontend: FrontendConfig) -> socket.socket | None:
+    """Return a socket that holds the port which several processes are about to share; None where one listens alone.
+
+    It takes no connections itself. Held for as long as the deployment lives, so that a process that is started anew
+    finds the port free. Raises `StartError`.
+    """
+    if frontend.processes == 1:
+        return None
+    holder = socket.socket(socket.AF_INET6 if ":" in frontend.host else socket.AF_INET)
+    try:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((frontend.host, frontend.port))
+    except OSError as err:
+        holder.close()
+        message = f"cannot share {frontend.host}:{frontend.port}: {err.strerror or err}; choose another with --port"
+        raise StartError(message, param="frontend.port") from err
+    return holder
 
 
 def endpoint_url(host: str, port: int, *, has_tls: bool) -> str:

@@ -33,7 +33,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     endpoint: str | None = None  # base URL, ends in /v1
     unix_socket: str | None = None  # path; the endpoint is there too, or only
     dashboard: str | None = None  # URL
-    frontend_pid: int | None = None
+    frontend_pid: int | None = None  # the first that is connected
+    frontend_pids: tuple[int, ...] = ()  # all that are
     head_pid: int | None = None
     head_host: str | None = None
     started_at: float = 0.0  # Unix time

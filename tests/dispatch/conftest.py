@@ -116,7 +116,7 @@ class Cell:
             self.identity,
             max_wait_s=config.router.queue.max_wait_s,
             make_status=self.status,
-            on_frontend=lambda info: None,
+            on_frontend=lambda info, is_there: None,
             on_stop=lambda request: None,
         )
         self.engines: dict[WorkerId, ScriptedEngine] = {}

@@ -83,23 +83,24 @@ async def test_a_key_opens_until_it_expires_and_says_so_then():
 
 async def test_what_was_used_is_remembered_over_changes_of_the_file():
     ring = Ring(record("alice", "sk-a", requests_per_minute=1, max_concurrent=5))
-    with (await ring.find("sk-a")).meter.running():
+    async with (await ring.find("sk-a")).meter.running():
         pass
     ring.keys.change(record("alice", "sk-a", requests_per_minute=1, max_concurrent=4), record("bob", "sk-b"))
     ring.clock.now += 1
-    with pytest.raises(RateLimited), (await ring.find("sk-a")).meter.running():
-        pass
-    with (await ring.find("sk-b")).meter.running():
+    with pytest.raises(RateLimited):
+        async with (await ring.find("sk-a")).meter.running():
+            pass
+    async with (await ring.find("sk-b")).meter.running():
         pass
 
 
 async def test_new_limits_count_at_once():
     ring = Ring(record("alice", "sk-a", requests_per_minute=1))
-    with (await ring.find("sk-a")).meter.running():
+    async with (await ring.find("sk-a")).meter.running():
         pass
     ring.keys.change(record("alice", "sk-a", requests_per_minute=2))
     ring.clock.now += 1
-    with (await ring.find("sk-a")).meter.running():
+    async with (await ring.find("sk-a")).meter.running():
         pass
 
 

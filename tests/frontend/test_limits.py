@@ -8,8 +8,8 @@ from fake_keys import FakeClock, FakeKeys, record
 
 from hpcserve.errors import RateLimited, Unavailable
 from hpcserve.frontend import KeyRing
-from hpcserve.frontend.limits import Meter, TokenBucket
 from hpcserve.keys import Limits
+from hpcserve.limits import Meter, TokenBucket
 
 
 @pytest.fixture
@@ -19,10 +19,11 @@ def clock() -> FakeClock:
 
 def refusal(meter: Meter) -> RateLimited | None:
     try:
-        with meter.running():
-            return None
+        meter.begin()
     except RateLimited as err:
         return err
+    meter.end()
+    return None
 
 
 def test_a_bucket_holds_a_minutes_worth_and_refills_evenly(clock):
@@ -57,9 +58,9 @@ def test_requests_a_minute_are_limited_on_average_and_refused_ones_do_not_count(
     assert refusal(meter) is not None
 
 
-def test_tokens_count_when_they_are_known_and_delay_the_next_request(clock):
+async def test_tokens_count_when_they_are_known_and_delay_the_next_request(clock):
     meter = Meter("alice", Limits(tokens_per_minute=600), clock)
-    with meter.running():
+    async with meter.running():
         meter.count_tokens(400)
         meter.count_tokens(250)
     error = refusal(meter)
@@ -69,21 +70,22 @@ def test_tokens_count_when_they_are_known_and_delay_the_next_request(clock):
     assert refusal(meter) is None
 
 
-def test_requests_at_once_are_limited_and_end_whatever_happens_to_them(clock):
+async def test_requests_at_once_are_limited_and_end_whatever_happens_to_them(clock):
     meter = Meter("alice", Limits(max_concurrent=2), clock)
-    with meter.running():
-        with meter.running():
+    async with meter.running():
+        async with meter.running():
             error = refusal(meter)
         assert error is not None
         assert "2 requests under way at once" in error.message
-        with pytest.raises(ZeroDivisionError), meter.running():
-            raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            async with meter.running():
+                raise ZeroDivisionError
         assert refusal(meter) is None
 
 
-def test_without_limits_nothing_is_refused(clock):
+async def test_without_limits_nothing_is_refused(clock):
     meter = Meter("alice", Limits(), clock)
-    with meter.running():
+    async with meter.running():
         meter.count_tokens(10**12)
         assert [refusal(meter) for _ in range(1000)] == [None] * 1000
 

@@ -58,7 +58,7 @@ class Head:
             identity,
             max_wait_s=config.queue.max_wait_s,
             make_status=self.status,
-            on_frontend=lambda info: None,
+            on_frontend=lambda info, is_there: None,
             on_stop=lambda request: None,
         )
         self.address = ""

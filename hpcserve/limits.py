@@ -1,10 +1,14 @@
-"""What one tenant uses, held against what it may. Counts in this process only, and never waits: it refuses."""
+"""What one tenant uses, held against what it may. Counts in this process only, and never waits: it refuses.
+
+A frontend that is alone counts by itself; several have the head count for all of them (`frontend.shared_limits`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 
 from hpcserve.errors import RateLimited
 from hpcserve.keys import Limits
@@ -64,19 +68,22 @@ class Meter:
         if limits.tokens_per_minute != old.tokens_per_minute:
             self._tokens = self._bucket(limits.tokens_per_minute)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Count one request for as long as it runs. Raises `RateLimited` where it may not begin."""
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Count one request for as long as it is entered. Entering raises `RateLimited` where it may not begin."""
+        return _Running(self)
+
+    def begin(self) -> None:
+        """Count one request until `end`. Raises `RateLimited` where it may not begin."""
         self._check_room()
         self._check(self._requests, f"{self._limits.requests_per_minute} requests a minute")
         self._check(self._tokens, f"{self._limits.tokens_per_minute} tokens a minute")
         if self._requests is not None:
             self._requests.take(1)
         self._num_running += 1
-        try:
-            yield
-        finally:
-            self._num_running -= 1
+
+    def end(self) -> None:
+        """One that has begun has ended."""
+        self._num_running -= 1
 
     def count_tokens(self, num_tokens: int) -> None:
         """Count tokens of a request that runs or has run; what goes over the limit delays the tenant's next ones."""
@@ -101,3 +108,18 @@ class Meter:
 
     def _bucket(self, per_minute: int | None) -> TokenBucket | None:
         return None if per_minute is None else TokenBucket(per_minute, self._clock)
+
+
+class _Running:
+    __slots__ = ("_meter",)
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    async def __aenter__(self) -> None:
+        self._meter.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._meter.end()
