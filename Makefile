@@ -39,11 +39,11 @@ $(VENV)/.installed: pyproject.toml
 demo: install ## prefill and decode engines on this machine, one streamed chat, numbers, and all of it down again
 	$(BIN)/python examples/demo.py
 
-test: install ## all tests that this machine can run
-	$(BIN)/python -m pytest
+test: test-fast ## all tests that this machine can run; the real ones one after another, for they share it
+	$(BIN)/python -m pytest -m "real or gpu"
 
-test-fast: install ## the tests that need no real service, under a minute
-	$(BIN)/python -m pytest -m "not real and not gpu"
+test-fast: install ## the tests that need no real service, two at a time, about a minute
+	$(BIN)/python -m pytest -m "not real and not gpu" -n 2 --dist worksteal
 
 check: install ## format, lint, types, layers
 	$(BIN)/ruff format --check
