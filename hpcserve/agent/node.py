@@ -28,6 +28,7 @@ from hpcserve.config.models import Config
 from hpcserve.engine.factory import make_engine
 from hpcserve.engine.protocol import AsyncEngine, EngineContext
 from hpcserve.errors import EngineError, HpcserveError
+from hpcserve.garbage import collect_rarely
 from hpcserve.observability.tracing import open_tracer
 from hpcserve.state import StateDir
 from hpcserve.types import (
@@ -153,6 +154,7 @@ class NodeAgent:
                 if output.error is not None:
                     raise EngineError(f"the first request failed: {output.error}")
         log.info("%s is READY after %.1f s", self._spec.worker, time.monotonic() - started)
+        collect_rarely()
         self._enter(WorkerState.READY)
 
     async def _drain(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -29,6 +28,7 @@ from hpcserve.frontend.shared_limits import SharedMeter
 from hpcserve.frontend.site import Site, start_site
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.usage_recorder import UsageRecorder
+from hpcserve.garbage import collect_rarely
 from hpcserve.keys import KeyFile
 from hpcserve.observability.logging import configure_logging
 from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
@@ -39,8 +39,6 @@ from hpcserve.state import StateDir
 from hpcserve.usage import UsageFile
 
 log = logging.getLogger("hpcserve.frontend")
-
-_GC_THRESHOLDS = (20_000, 20, 20)  # Python's own are 700, 10, 10: a tenth of a short request's time
 
 
 async def run_frontend(config: Config, state: StateDir, index: int = 0, port: int | None = None) -> None:
@@ -69,19 +67,9 @@ async def run_frontend(config: Config, state: StateDir, index: int = 0, port: in
         head.me, head.traffic = _info(config, site, index), metrics.traffic
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
-        _collect_garbage_rarely()
+        collect_rarely()
         log.info("listening on %s", " and ".join(filter(None, (head.me.endpoint, head.me.unix_socket))))
         await stopping.wait()
-
-
-def _collect_garbage_rarely() -> None:
-    """Keep the collector off what lives as long as the process, and from looking at every request's parts twice.
-
-    Requests leave no cycles behind when they go well; what others leave is found all the same, a little later.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
 
 
 async def _listen(config: Config, app: web.Application, index: int, port: int | None) -> Site:

@@ -23,6 +23,7 @@ from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import Identity, security
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError, HpcserveError
+from hpcserve.garbage import collect_rarely
 from hpcserve.head import dashboard
 from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.reconciler import Reconciler
@@ -109,6 +110,7 @@ class HeadProcess:
                     dashboard=self._dashboard,
                 )
             )
+            collect_rarely()
             await self._serve()
 
     def request_stop(self, request: StopRequest) -> None:

@@ -143,8 +143,6 @@ class MockEngine:
                 self._deliver(step, on_kv_events)
 
     def _deliver(self, step: StepResult, on_kv_events: Callable[[list[KvEvent]], None]) -> None:
-        if step.events and self._config.engine.mock.kv_events:
-            on_kv_events(step.events)
         for output in step.outputs:
             request_id = output.request_id
             if request_id in self._ended_in_step:
@@ -153,6 +151,8 @@ class MockEngine:
                 self._streams[request_id].put(output)
             else:
                 self._streams.pop(request_id).put(self._with_handle(output, step))
+        if step.events and self._config.engine.mock.kv_events:
+            on_kv_events(step.events)
 
     def _with_handle(self, output: EngineOutput, step: StepResult) -> EngineOutput:
         prefilled = step.prefilled.get(output.request_id)
