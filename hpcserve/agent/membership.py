@@ -27,11 +27,15 @@ log = logging.getLogger(__name__)
 _JOIN_TIMEOUT_S = 30.0
 _RETRY_S = 1.0
 
-# What distributed would do by itself and an agent must not: sample stacks, serve pages to everybody, kill by memory.
+# What distributed would do by itself and an agent must not: sample stacks, serve pages to everybody, kill by memory,
+# look at its clock 50 times a second (1 % of a core).
 DASK_CONFIG = {
     "distributed.worker.profile.enabled": False,
     "distributed.worker.http.routes": [],
     "distributed.worker.lifetime.duration": None,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.admin.tick.limit": "30s",  # loading a model may hold the interpreter for seconds
     "distributed.comm.timeouts.connect": "10s",
 }

@@ -47,7 +47,11 @@ _LOG_LINES = 12
 DASK_CONFIG = {
     "distributed.scheduler.worker-ttl": "30s",
     "distributed.scheduler.dashboard.status.task-stream-length": 1000,
+    "distributed.scheduler.work-stealing": False,  # there are no tasks
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.admin.tick.interval": "1s",  # its own 20 ms are 1 % of a core
     "distributed.admin.tick.limit": "10s",
+    "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.comm.timeouts.connect": "10s",
 }
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,27 +44,40 @@ class System:
 
 
 @contextmanager
-def hpcserve(directory: Path, model: Path, flags: Sequence[str] = ()) -> Iterator[System]:
-    """A local deployment as `up` makes it, keys asked for, with mock engines that take no time."""
+def hpcserve(
+    directory: Path,
+    model: Path,
+    flags: Sequence[str] = (),
+    *,
+    engine: str = "mock",
+    num_workers: int = NUM_WORKERS,
+    settings: Sequence[str] = ("engine.mock.speedup=.inf",),
+) -> Iterator[System]:
+    """A local deployment as `up` makes it, keys asked for; unless told otherwise with engines that take no time."""
     env = os.environ | {"HPCSERVE_STATE_DIR": str(directory / "state")}
-    up = [_HPCSERVE, "up", "--cluster", "local", "--engine", "mock", "--detach", "--json", "--port", "0"]
-    up += ["--name", "bench", "--nodes", str(NUM_WORKERS)]
-    for setting in ("security.auth=on", "engine.mock.speedup=.inf", f"model.path={model}", f"model.name={MODEL}"):
+    up = [_HPCSERVE, "up", "--cluster", "local", "--engine", engine, "--detach", "--json", "--port", "0"]
+    up += ["--name", "bench", "--nodes", str(num_workers)]
+    for setting in ("security.auth=on", f"model.path={model}", f"model.name={MODEL}", *settings):
         up += ["--set", setting]
+    pids: list[int] = []
     try:
         started = subprocess.run([*up, *flags], env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=180)
         facts = json.loads(started.stdout)
         status = subprocess.run(
             [_HPCSERVE, "status", "--json", "--name", "bench"], env=env, stdout=subprocess.PIPE, text=True, check=True
         )
-        pids = json.loads(status.stdout)
-        head, frontend = pids["head_pid"], pids["frontend_pid"]
-        rest = [pid for pid in descendants(head) if pid not in (head, frontend)]
+        told = json.loads(status.stdout)
+        head, frontends = told["head_pid"], told["frontend_pids"]
+        pids = descendants(head)
+        rest = [pid for pid in pids if pid not in (head, *frontends)]
         key = Path(facts["key_file"]).read_text().strip()
         port = int(facts["endpoint"].rsplit(":", 1)[1].split("/")[0])
-        yield System("hpcserve", port, key, [frontend], rest, [head])
+        yield System("hpcserve", port, key, frontends, rest, [head])
     finally:
-        subprocess.run([_HPCSERVE, "down", "--force", "--name", "bench"], env=env, capture_output=True, check=False)
+        down = subprocess.run([_HPCSERVE, "down", "--force", "--name", "bench"], env=env, stdout=subprocess.DEVNULL)
+        for pid in pids if down.returncode else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -83,11 +97,11 @@ def dynamo(directory: Path, model: Path, python: Path, port: int = 8200) -> Iter
     mocker = [python, "-m", "dynamo.mocker", "--model-path", str(model), "--model-name", MODEL, "--speedup-ratio", "0"]
     mocker += ["--num-workers", str(NUM_WORKERS), "--block-size", "64"]
     with (
-        _process(mocker, env, directory / "mocker.log") as engines,
-        _process(frontend, env, directory / "frontend.log") as serving,
+        process(mocker, env, directory / "mocker.log") as engines,
+        process(frontend, env, directory / "frontend.log") as serving,
     ):
         system = System("dynamo", port, None, [serving.pid], [engines.pid])
-        _wait_for_answer(system, serving, engines)
+        wait_for_answer(system, serving, engines)
         yield System("dynamo", port, None, descendants(serving.pid), descendants(engines.pid))
 
 
@@ -96,14 +110,14 @@ def vllm_router(directory: Path, python: Path, behind: System, port: int = 8300)
     """vllm-router in front of another system, as the only thing between the two."""
     command = [python.with_name("vllm-router"), "--port", str(port), "--worker-urls", behind.url]
     command += ["--policy", "cache_aware", "--prometheus-port", str(port + 1), "--max-concurrent-requests", "100000"]
-    with _process(command, dict(os.environ), directory / "router.log") as proxy:
+    with process(command, dict(os.environ), directory / "router.log") as proxy:
         system = System("vllm-router", port, behind.key, [proxy.pid], behind.engines, behind.frontend)
-        _wait_for_answer(system, proxy)
+        wait_for_answer(system, proxy)
         yield System("vllm-router", port, behind.key, descendants(proxy.pid), behind.engines, behind.frontend)
 
 
 @contextmanager
-def _process(command: Sequence[object], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(command: Sequence[object], env: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file:
         process = subprocess.Popen([str(each) for each in command], env=env, stdout=file, stderr=file)
     try:
@@ -117,7 +131,7 @@ def _process(command: Sequence[object], env: dict[str, str], log: Path) -> Itera
             process.wait()
 
 
-def _wait_for_answer(system: System, *processes: subprocess.Popen[bytes]) -> None:
+def wait_for_answer(system: System, *processes: subprocess.Popen[bytes]) -> None:
     """Return once a request is answered: models are found some time after the port opens."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {system.key}"} if system.key else {})
