@@ -14,6 +14,7 @@ COMMANDS = {
     "key": "Print the API key of a deployment.",
     "keys": "Add, list and revoke the API keys of tenants.",
     "usage": "Print what each tenant has used, in requests and tokens.",
+    "batch": "Send a file of requests through a deployment and write the answers to another.",
     "config": "Show the configuration, its schema, or which file is read.",
     "tiny-model": "Make a small model to try things out with.",
     "bench": "Measure an engine and fit the timing model that simulate reads.",
@@ -27,7 +28,8 @@ EXIT_CODES = """\b
 Exit codes:
   0    done
   1    an error inside hpcserve
-  2    wrong flags or configuration
+  2    wrong flags, configuration or input
+  3    some requests of a batch failed
   4    the cluster refused
   5    the deployment is not running, or already is
   6    it failed to start; everything it had started was stopped
