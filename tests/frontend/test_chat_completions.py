@@ -230,9 +230,7 @@ async def test_an_engine_that_ends_with_an_error_is_an_error(make_server):
 async def test_what_the_engine_refuses_is_a_bad_request(make_server, stream):
     async def script(request, on_output):
         on_output(
-            EngineOutput(
-                request_id=request.request_id, finish_reason="error", error="no such grammar", is_refusal=True
-            )
+            EngineOutput(request_id=request.request_id, finish_reason="error", error="no such grammar", is_refusal=True)
         )
 
     server = await make_server(FakeBackend(script))
