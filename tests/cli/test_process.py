@@ -45,7 +45,7 @@ def wait_for(child: subprocess.Popen[str], stream: str, text: str) -> None:
     [
         (("--help",), 0, ""),
         (("version",), 0, ""),
-        (("nonsense",), 2, "error: no command 'nonsense'; valid: bench, completion, config"),
+        (("nonsense",), 2, "error: no command 'nonsense'; valid: batch, bench, completion"),
         (("up", "--set", "x=1"), 2, "error: x (--set): unknown key"),
         (("up", "--config", "/nowhere.yaml"), 2, "error: configuration file /nowhere.yaml cannot be read"),
         (("down", "--name", "nobody"), 5, "error: no deployment called 'nobody'"),
