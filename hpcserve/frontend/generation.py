@@ -43,8 +43,9 @@ class Choice:
 
     __slots__ = (
         "_deliver",
-        "_generation",
         "_last_at",
+        "_observe_itl",
+        "_on_first",
         "cached_tokens",
         "error",
         "finish_reason",
@@ -54,9 +55,12 @@ class Choice:
         "reasoning_tokens",
     )
 
-    def __init__(self, generation: Generation, deliver: OnOutput) -> None:
-        self._generation = generation
+    def __init__(
+        self, deliver: OnOutput, on_first: Callable[[float], None], observe_itl: Callable[[float], None]
+    ) -> None:
         self._deliver = deliver
+        self._on_first: Callable[[float], None] | None = on_first
+        self._observe_itl = observe_itl
         self._last_at = 0.0
         self.num_tokens = 0
         self.cached_tokens: int | None = None
@@ -69,10 +73,11 @@ class Choice:
     def on_output(self, output: EngineOutput) -> None:
         """Take one delta. Called for every token of every request: keep it short."""
         now = time.perf_counter()
-        if self._last_at:
-            self._generation.observe_itl(now - self._last_at)
+        if self._on_first is None:
+            self._observe_itl(now - self._last_at)
         else:
-            self._generation.first_output(now)
+            self._on_first(now)
+            self._on_first = None
         self._last_at = now
         self.num_tokens += len(output.token_ids)
         if output.cached_tokens is not None and self.cached_tokens is None:
@@ -88,6 +93,10 @@ class Choice:
                 return
         self._deliver(output)
 
+    def end(self) -> None:
+        """Let go of whom it called: else a request and all its tokens stay in memory until cycles are looked for."""
+        self._on_first, self._deliver = None, _ignore
+
     def raise_failure(self) -> None:
         """Raise what the engine said went wrong, if it did."""
         if self.is_refused:
@@ -98,6 +107,10 @@ class Choice:
             raise Unavailable("the request was aborted: the service is going down or was told to; try again")
         if self.finish_reason is None:
             raise EngineError("the engine ended this request without a finish reason")
+
+
+def _ignore(output: EngineOutput) -> None:
+    """Take what comes after the end: nothing does."""
 
 
 class Generation:
@@ -113,8 +126,8 @@ class Generation:
         self._job = job
         record.job_id, record.model = job.request_id, job.model
         self._first_at: float | None = None
-        self.observe_itl = frontend.metrics.itl.observe
-        self.choices = [Choice(self, deliver_to(index)) for index in range(len(job.requests))]
+        observe_itl = frontend.metrics.itl.observe
+        self.choices = [Choice(deliver_to(index), self.first_output, observe_itl) for index in range(len(job.requests))]
 
     async def run(self) -> None:
         """Run everything. Raises an `HpcserveError` when one sequence fails; the others are aborted then."""
@@ -128,6 +141,8 @@ class Generation:
         except TimeoutError as err:
             raise DeadlineExceeded(f"the request took longer than {limit_s:g} s (frontend.request_timeout_s)") from err
         finally:
+            for choice in self.choices:
+                choice.end()
             self._account()
 
     def first_output(self, now: float) -> None:
