@@ -60,7 +60,8 @@ class Plan:
     def _further(self, found: Recovered) -> Work:
         check_same_input(found, self.reader.settings, take_fingerprint(self.source), self.source.noun)
         tally = Tally(found.header.num_requests, num_before=found.num_done, num_failed=found.num_failed)
-        return Work(self, Store.go_on(self.paths, found), found.is_done, tally)
+        warning = f"results are missing that {self.paths.ledger} has; they are done again" if found.is_short else None
+        return Work(self, Store.go_on(self.paths, found), found.is_done, tally, warning)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Work:
     store: Store
     is_done: bytearray  # by line number
     tally: Tally
+    warning: str | None = None  # to be shown
 
     def items(self) -> Iterator[Item]:
         """Yield the requests that are not finished, in the order of the input."""

@@ -31,6 +31,7 @@ class Recovered:
     num_done: int = 0
     num_failed: int = 0
     ledger_end: int = 0
+    is_short: bool = False  # whether results are missing that the ledger speaks of
     ends: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})  # of the output and of the errors file
 
 
@@ -45,7 +46,10 @@ def recover(paths: Paths) -> Recovered | None:
             return None
         with _Proofs(paths) as proofs:
             while record := from_line(file.readline()):
-                if not isinstance(record, Done) or not proofs.hold(record, found.ends[record.failed]):
+                if not isinstance(record, Done):
+                    break
+                if not proofs.hold(record, found.ends[record.failed]):
+                    found.is_short = True
                     break
                 if found.is_done[record.line]:
                     raise ConfigError(f"{paths.ledger} has line {record.line} twice; {_FRESH}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_WINDOW = 256
 _MAX_WINDOW = 2048
+_OTHER_FILES = 256
 _AHEAD = 1.25  # of what engines run at once: the next ones wait in the router's queue already
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -72,6 +75,8 @@ def run_batch(ctx: click.Context, given: Given) -> Outcome:
     target, models = asyncio.run(_find_target(ctx, given))
     plan = Plan(source, _reader(source, given, list(models)), paths, is_fresh=given["fresh"])
     with plan.opened(models) as work:  # not on a loop: it may take a minute, and Ctrl-C ends it at once
+        if work.warning:
+            say(f"warning: {work.warning}")
         if work.tally.num_before:
             say(f"going on: {work.tally.num_before:,} of {work.tally.num_requests:,} requests are finished")
         is_complete = uvloop.run(_run(work, target, given))
@@ -81,6 +86,7 @@ def run_batch(ctx: click.Context, given: Given) -> Outcome:
 async def _run(work: Work, target: _Target, given: Given) -> bool:
     patience = Patience(attempts=given["attempts"], silence_s=given["patience"])
     window = given["concurrency"] or target.window
+    _allow_connections(window)
     async with Client(target.endpoint, patience, priority=given["priority"]) as client:
         with _stop_on_signals() as stop:
             showing = asyncio.create_task(show(work.tally, Console(file=cast("IO[str]", LastingStderr())), say))
@@ -122,8 +128,7 @@ async def _target(ctx: click.Context, given: Given) -> _Target:
     if given["endpoint"] is not None:
         if given["name"] is not None:
             raise ConfigError("--endpoint and --name say the same; give one of them")
-        key = given["key_file"].read_text().strip() if given["key_file"] else None
-        return _Target(Endpoint(given["endpoint"], key))
+        return _Target(Endpoint(given["endpoint"], _read_key(given["key_file"])))
     if given["key_file"] is not None:
         raise ConfigError("--key-file is for --endpoint; with --name the key is found")
     state = find(given["name"])
@@ -138,6 +143,23 @@ async def _target(ctx: click.Context, given: Given) -> _Target:
         ca_file=config.frontend.tls_cert,
     )
     return _Target(endpoint, _window(status), _gpus(status, config))
+
+
+def _read_key(path: Path | None) -> str | None:
+    try:
+        return path.read_text().strip() if path is not None else None
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"cannot read a key in {path}: {err}") from err
+
+
+def _allow_connections(num: int) -> None:
+    """Raise the limit of open files to what so many connections need, as far as this user may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = num + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def _window(status: Status) -> int:

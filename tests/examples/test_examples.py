@@ -14,7 +14,7 @@ import pytest
 from tests.fixtures_deployment import HPCSERVE, Deployment, processes_of, run_hpcserve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RUN_HERE = {"openai_client.py", "curl.sh", "scripted.sh", "demo.py"}
+RUN_HERE = {"openai_client.py", "curl.sh", "scripted.sh", "demo.py", "batch.jsonl"}
 MOCK = ("--cluster", "local", "--engine", "mock")
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
@@ -74,6 +74,13 @@ def test_the_script_leaves_nothing_behind(env: dict[str, str], state_root: Path)
     assert "data: [DONE]" in output
     assert re.search(r"^scripted-\d+ is down$", output, re.MULTILINE)
     assert not processes_of(state_root)
+
+
+def test_the_batch_is_answered(guarded: Deployment, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    guarded.hpcserve("batch", "run", str(EXAMPLES / "batch.jsonl"), "-o", str(output))
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert {each["custom_id"] for each in answers} == {"greeting", "question", "story", "answer"}
 
 
 @pytest.mark.vllm
