@@ -24,6 +24,7 @@ class FakeEndpoint:
     asked: Counter[str] = field(default_factory=Counter)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     is_down: bool = False
+    retry_after: str = "0"
     num_running: int = 0
     most_running: int = 0
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -47,7 +48,7 @@ class FakeEndpoint:
         word = prompt.partition(" ")[0]
         is_first = self.asked[prompt] == 1
         if self.is_down:
-            return _refusal(503, "no_worker_ready", retry_after="0")
+            return _refusal(503, "no_worker_ready", self.retry_after)
         if word == "busy" and self.asked[prompt] < 3:
             return _refusal(429, "rate_limit_exceeded", retry_after="0")
         if word == "poison" or (word == "crash" and is_first):

@@ -13,6 +13,7 @@ from fake_endpoint import FakeEndpoint, fake_endpoint
 
 from hpcserve.batch import Batch, Client, Endpoint, Patience, Plan, Prompts, Stop, Tally, open_source
 from hpcserve.batch import client as client_module
+from hpcserve.batch.lines import Item
 from hpcserve.batch.paths import Paths
 from hpcserve.batch.store import Store
 from hpcserve.errors import DeploymentError, HpcserveError
@@ -205,6 +206,26 @@ async def test_a_disk_that_takes_no_more_ends_the_run(driver: Driver, monkeypatc
 async def test_requests_run_behind_the_online_ones(driver: Driver, endpoint: FakeEndpoint) -> None:
     assert await driver.run(["one"], priority=100)
     assert endpoint.bodies[0]["priority"] == 100
+
+
+async def test_a_busy_service_says_how_long_to_wait(
+    driver: Driver, endpoint: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.is_down, endpoint.retry_after = True, "7"
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.extend([seconds] if seconds else [])  # the endpoint yields with 0
+        endpoint.is_down = False
+
+    monkeypatch.setattr(client_module.asyncio, "sleep", sleep)
+    async with Client(Endpoint(endpoint.url)) as client:
+        item = Prompts("mock", {}).read(1, b"slow one")
+        assert isinstance(item, Item)
+        endpoint.released.set()
+        assert (await client.ask(item)).status == 200
+    assert len(waits) == 1
+    assert 7 <= waits[0] < 8
 
 
 async def test_models_are_those_that_are_served(endpoint: FakeEndpoint) -> None:

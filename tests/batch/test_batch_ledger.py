@@ -166,6 +166,8 @@ def test_starting_over_forgets_what_was_there(directory: Path) -> None:
     with plan(directory, is_fresh=True).opened(MODELS) as work:
         assert finish(work) == 3
     assert ids(directory) == ["id-0", "id-1", "id-2"]
+    _, _, *records = Paths(directory / "out.jsonl").ledger.read_text().splitlines()
+    assert len(records) == 3, "nothing of the old ledger is left"
 
 
 def test_a_wrong_input_does_not_cost_the_results_there_are(directory: Path) -> None:
