@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -34,7 +35,8 @@ class HeadLink:
 
     def __init__(self, state: StateDir) -> None:
         self._state = state
-        self.me: FrontendInfo | None = None  # told to the head once there is an endpoint
+        self.me: FrontendInfo | None = None  # see `introduce`
+        self.heard = asyncio.Event()  # set once there is a status
         self.traffic: Callable[[], Traffic] | None = None  # of this frontend, for the head to add up
         self.samples: Callable[[], Samples] | None = None  # of its metrics, where there are other frontends
         self.on_status: Callable[[Status], None] | None = None
@@ -54,6 +56,13 @@ class HeadLink:
             except HpcserveError as err:
                 log.info("not connected to the head: %s", err.message)
             await asyncio.sleep(_RETRY_S)
+
+    async def introduce(self, me: FrontendInfo) -> None:
+        """Tell the head, now or when there is one, that this frontend takes requests, and where."""
+        self.me = me
+        if self._channel is not None:
+            with suppress(ConnectionLost):  # then the next connection begins with it
+                self._take(await self._channel.call("register", me, Status, timeout_s=_CALL_TIMEOUT_S))
 
     async def assign(self, route: RouteRequest, *, timeout_s: float) -> Assignment:
         """Ask where a request runs, and wait until it may start. Raises `Unavailable`, `Overloaded` or `RateLimited`.
@@ -118,8 +127,11 @@ class HeadLink:
     async def _listen(self, channel: Channel) -> None:
         running = asyncio.create_task(channel.run(self))
         try:
-            self._take(await channel.call("register", self.me, Status, timeout_s=_CALL_TIMEOUT_S))
+            op = "subscribe" if self.me is None else "register"
+            self._take(await channel.call(op, self.me, Status, timeout_s=_CALL_TIMEOUT_S))
             self._channel = channel
+            if op == "subscribe" and self.me is not None:  # introduced meanwhile
+                await self.introduce(self.me)
             if self.traffic is not None:
                 reporting = asyncio.create_task(_report(channel, self.traffic, self.samples))
                 running.add_done_callback(lambda _: reporting.cancel())
@@ -130,6 +142,7 @@ class HeadLink:
 
     def _take(self, status: Status) -> None:
         self.status = status
+        self.heard.set()
         if self.on_status is not None:
             self.on_status(status)
 

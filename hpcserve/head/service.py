@@ -136,8 +136,9 @@ class _Peer:
             self._service.limits.end(self, _decode_name(body))
         elif op == "tokens":
             self._service.limits.count_tokens(*_decode_tokens(body))
-        elif op == "samples" and self._frontend is not None:
-            self._service.metrics.take(self._frontend.pid, _decode_samples(body))
+        elif op == "samples":
+            if self._frontend is not None:
+                self._service.metrics.take(self._frontend.pid, _decode_samples(body))
         elif op == "report":
             self._service.traffic.take(self, _decode_traffic(body))
             self._service.notify()

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -40,6 +40,8 @@ from hpcserve.usage import UsageFile
 
 log = logging.getLogger("hpcserve.frontend")
 
+_HEAD_TIMEOUT_S = 10.0
+
 
 async def run_frontend(config: Config, state: StateDir, index: int = 0, port: int | None = None) -> None:
     """Serve HTTP until SIGTERM; then take nothing new and let running requests end within the drain time."""
@@ -62,13 +64,17 @@ async def run_frontend(config: Config, state: StateDir, index: int = 0, port: in
         if config.frontend.processes > 1:
             head.samples, metrics.siblings = metrics.samples, head.others
         app = make_app(config, dispatcher, _keys(config, state, head), tokenizer, metrics, tracer)
-        site = await _listen(config, app, index, port)
-        stack.push_async_callback(site.close)
-        head.me, head.traffic = _info(config, site, index), metrics.traffic
+        head.traffic = metrics.traffic
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
+        with suppress(TimeoutError):  # who connects before has to be refused: there may be others who can serve
+            await asyncio.wait_for(head.heard.wait(), _HEAD_TIMEOUT_S)
+        site = await _listen(config, app, index, port)
+        stack.push_async_callback(site.close)
+        me = _info(config, site, index)
+        await head.introduce(me)
         collect_rarely()
-        log.info("listening on %s", " and ".join(filter(None, (head.me.endpoint, head.me.unix_socket))))
+        log.info("listening on %s", " and ".join(filter(None, (me.endpoint, me.unix_socket))))
         await stopping.wait()
 
 
