@@ -65,12 +65,12 @@ def wait_for_records(paths: Paths, process: subprocess.Popen[bytes], before: int
 
 
 def test_killed_at_random_nothing_is_lost_or_twice(deploy: Callable[..., Deployment], tmp_path: Path) -> None:
-    deployment = deploy(*MOCK, "--nodes", "2", "--set", "engine.mock.speedup=20", "--set", "security.auth=on")
+    deployment = deploy(*MOCK, "--nodes", "2", "--set", "engine.mock.speedup=0.25", "--set", "security.auth=on")
     write_input(tmp_path / "in.jsonl")
     undisturbed = run(*command(tmp_path, "quiet.jsonl", "--json"), env=deployment.env)
     assert (undisturbed["finished"], undisturbed["failed"], undisturbed["complete"]) == (NUM, 0, True)
 
-    chance = random.Random(int(os.environ.get("HPCSERVE_TEST_SEED", time.time_ns())))
+    chance = random.Random(int(os.environ.get("BATCH_KILL_SEED", time.time_ns())))
     paths = Paths(tmp_path / "out.jsonl")
     num_killed = 0
     for attempt in range(KILLS):
