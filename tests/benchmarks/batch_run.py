@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--up", nargs=argparse.REMAINDER, default=[], help="further options of `hpcserve up`")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hb-") as root:
-        env = os.environ | {"HPCSERVE_STATE_DIR": f"{root}/state"}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("HPCSERVE_")}
+        env = others | {"HPCSERVE_STATE_DIR": f"{root}/state"}
         given, output = Path(root, "in.jsonl"), Path(root, "out.jsonl")
         write_input(given, args.lines, args.tokens)
         up = [HPCSERVE, "up", "--detach", "--json", "--port", "0", "--cluster", "local", "--engine", "mock"]

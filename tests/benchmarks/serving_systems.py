@@ -54,7 +54,8 @@ def hpcserve(
     settings: Sequence[str] = ("engine.mock.speedup=.inf",),
 ) -> Iterator[System]:
     """A local deployment as `up` makes it, keys asked for; unless told otherwise with engines that take no time."""
-    env = os.environ | {"HPCSERVE_STATE_DIR": str(directory / "state")}
+    others = {name: value for name, value in os.environ.items() if not name.startswith("HPCSERVE_")}
+    env = others | {"HPCSERVE_STATE_DIR": str(directory / "state")}
     up = [_HPCSERVE, "up", "--cluster", "local", "--engine", engine, "--detach", "--json", "--port", "0"]
     up += ["--name", "bench", "--nodes", str(num_workers)]
     for setting in ("security.auth=on", f"model.path={model}", f"model.name={MODEL}", *settings):
