@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 
 from hpcserve.errors import HpcserveError
+from hpcserve.frontend.chunk_envelope import ChunkEnvelope
 from hpcserve.frontend.generation import Job
 from hpcserve.frontend.logprobs import chat_logprobs
-from hpcserve.frontend.replies import SYSTEM_FINGERPRINT, Usage
+from hpcserve.frontend.replies import Usage
 from hpcserve.frontend.schemas import ChatBody
-from hpcserve.frontend.streaming import DONE, event, failure_event
+from hpcserve.frontend.streaming import failure_event
 from hpcserve.types import ChatParsing, EngineOutput, ParsedDelta, ToolCallDelta
 
 _encode = msgspec.json.encode
-_FINGERPRINT = b',"system_fingerprint":' + _encode(SYSTEM_FINGERPRINT)
 
 
 @dataclass
@@ -41,7 +41,8 @@ class ChatChunks:
         self._prompt_ids = job.requests[0].token_ids if body.return_token_ids else None
         self._counts = body.stream_options is not None and body.stream_options.continuous_usage_stats
         self._progress = [_Progress() for _ in job.requests]
-        self._head = event(self._envelope())[: -len(b"]}\n\n")]
+        self._envelope = ChunkEnvelope(job, "chat.completion.chunk")
+        self._head = self._envelope.head
 
     def preamble(self) -> bytes:
         """Return the chunks that name the role, one a choice."""
@@ -71,16 +72,11 @@ class ChatChunks:
             choice["finish_reason"] = self._finish_reason(progress, output.finish_reason)
             choice["stop_reason"] = output.stop_reason
         choice["token_ids"] = output.token_ids if self._gives_ids else None
-        tail = self._usage(progress.num_tokens)
-        if output.finish_reason is not None and not self._job.include_usage:
-            tail += _FINGERPRINT
-        return self._head + _encode(choice) + b"]" + tail + b"}\n\n"
+        return self._envelope.around(choice, self._usage(progress.num_tokens), output.finish_reason)
 
     def ending(self, usage: Usage) -> bytes:
         """Return the event with the usage and no choices, where it was asked for, and the last one."""
-        if not self._job.include_usage:
-            return DONE
-        return event({**self._envelope(), "usage": usage, "system_fingerprint": SYSTEM_FINGERPRINT}) + DONE
+        return self._envelope.ending(usage)
 
     def failure(self, error: HpcserveError) -> bytes:
         """Return OpenAI's event for an error."""
@@ -106,15 +102,6 @@ class ChatChunks:
             return b""
         prompt = self._job.num_prompt_tokens
         return b',"usage":' + _encode(Usage(prompt, prompt + num_tokens, num_tokens, completion_tokens_details=None))
-
-    def _envelope(self) -> dict[str, object]:
-        return {
-            "id": self._job.request_id,
-            "object": "chat.completion.chunk",
-            "created": self._job.created,
-            "model": self._job.model,
-            "choices": [],
-        }
 
 
 def _parsed_delta(parsed: ParsedDelta, parsing: ChatParsing) -> dict[str, Any]:

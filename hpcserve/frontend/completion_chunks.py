@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 
 from hpcserve.errors import HpcserveError
+from hpcserve.frontend.chunk_envelope import ChunkEnvelope
 from hpcserve.frontend.generation import Job
 from hpcserve.frontend.logprobs import completion_logprobs
-from hpcserve.frontend.replies import SYSTEM_FINGERPRINT, CompletionLogprobs, Usage
+from hpcserve.frontend.replies import CompletionLogprobs, Usage
 from hpcserve.frontend.schemas import CompletionBody
-from hpcserve.frontend.streaming import DONE, event, failure_event
+from hpcserve.frontend.streaming import failure_event
 from hpcserve.types import EngineOutput
 
 _encode = msgspec.json.encode
-_FINGERPRINT = b',"system_fingerprint":' + _encode(SYSTEM_FINGERPRINT)
 
 
 class CompletionChunks:
@@ -34,7 +34,8 @@ class CompletionChunks:
         self._has_begun = [False] * len(job.requests)
         self._num_tokens = [0] * len(job.requests)
         self._offsets = [0] * len(job.requests)  # where the next token with logprobs starts in its text
-        self._head = event(self._envelope())[: -len(b"]}\n\n")]
+        self._envelope = ChunkEnvelope(job, "text_completion")
+        self._head = self._envelope.head
 
     def preamble(self) -> bytes:
         """Return nothing: an echoed prompt comes together with the first text."""
@@ -63,19 +64,15 @@ class CompletionChunks:
             "prompt_token_ids": prompt if is_first and self._shows_prompt else None,
             "token_ids": output.token_ids if self._gives_ids else None,
         }
-        tail = b""
+        usage = b""
         if self._counts:
             num_tokens = self._num_tokens[index]
-            tail = b',"usage":' + _encode(Usage(len(prompt), len(prompt) + num_tokens, num_tokens))
-        if output.finish_reason is not None and not self._job.include_usage:
-            tail += _FINGERPRINT
-        return self._head + _encode(choice) + b"]" + tail + b"}\n\n"
+            usage = b',"usage":' + _encode(Usage(len(prompt), len(prompt) + num_tokens, num_tokens))
+        return self._envelope.around(choice, usage, output.finish_reason)
 
     def ending(self, usage: Usage) -> bytes:
         """Return the event with the usage and no choices, where it was asked for, and the last one."""
-        if not self._job.include_usage:
-            return DONE
-        return event({**self._envelope(), "usage": usage, "system_fingerprint": SYSTEM_FINGERPRINT}) + DONE
+        return self._envelope.ending(usage)
 
     def failure(self, error: HpcserveError) -> bytes:
         """Return OpenAI's event for an error."""
@@ -87,12 +84,3 @@ class CompletionChunks:
         logprobs = completion_logprobs(output.logprobs, self._num_top, self._offsets[index], self._names_ids)
         self._offsets[index] += sum(len(each) for each in logprobs.tokens)
         return logprobs
-
-    def _envelope(self) -> dict[str, object]:
-        return {
-            "id": self._job.request_id,
-            "object": "text_completion",
-            "created": self._job.created,
-            "model": self._job.model,
-            "choices": [],
-        }
