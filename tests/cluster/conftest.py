@@ -45,7 +45,10 @@ class Logs:
         return log.read_text() if log.exists() else ""
 
     async def until_says(self, spec: WorkerSpec, words: str) -> str:
-        await until(lambda: words in self.read(spec))
+        try:
+            await until(lambda: words in self.read(spec))
+        except TimeoutError:
+            pytest.fail(f"{words!r} is not in the log: {self.read(spec)!r}")
         return self.read(spec)
 
     async def until_started(self, spec: WorkerSpec) -> dict[str, Any]:

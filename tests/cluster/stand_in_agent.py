@@ -9,12 +9,17 @@ import threading
 asked = threading.Event()
 
 
+def say(line: str) -> None:
+    """Write a whole line at once: parent and child share the file."""
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
 def on_term(*_: object) -> None:
     if asked.is_set() or "--drain-at-once" in sys.argv:
-        print("ended", flush=True)
+        say("ended")
         os._exit(143 if asked.is_set() else 0)
     asked.set()
-    print("draining", flush=True)
+    say("draining")
 
 
 if __name__ == "__main__":
@@ -22,15 +27,12 @@ if __name__ == "__main__":
         sys.exit(int(sys.argv[sys.argv.index("--exit") + 1]))
     signal.signal(signal.SIGTERM, on_term)
     if "--child" in sys.argv and os.fork() == 0:
-        signal.signal(signal.SIGTERM, lambda *_: print("child was told", flush=True))
-        print(f"child {os.getpid()}", flush=True)
+        signal.signal(signal.SIGTERM, lambda *_: say("child was told"))
+        say(f"child {os.getpid()}")
         while True:
             signal.pause()
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "FROM_PROLOGUE")
-    print(
-        "started",
-        json.dumps({"args": sys.argv[1:], "pid": os.getpid(), **{n: os.environ.get(n) for n in names}}),
-        flush=True,
-    )
+    around = {"args": sys.argv[1:], "pid": os.getpid(), **{n: os.environ.get(n) for n in names}}
+    say(f"started {json.dumps(around)}")
     while True:
         signal.pause()

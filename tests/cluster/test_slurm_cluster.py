@@ -116,13 +116,14 @@ async def test_a_drain_leaves_the_agents_children_alone(tmp_path: Path, logs: Lo
 
 @pytest.mark.timeout(150)
 async def test_the_end_of_the_walltime_is_announced_by_sigterm(tmp_path: Path, logs: Logs) -> None:
-    cluster, spec = make(tmp_path, walltime="1"), make_spec("--drain-at-once")
+    # Two minutes: of one, the minute before its end is the first, and the signal may meet a shell without a handler.
+    cluster, spec = make(tmp_path, walltime="2"), make_spec("--drain-at-once")
     try:
         job_id = await cluster.launch(spec)
         await logs.until_started(spec)
         view = (await cluster.observe())[job_id]
         assert view.started_at is not None
-        assert view.ends_at == view.started_at + 60
+        assert view.ends_at == view.started_at + 120
         await cluster.wait_gone([job_id], timeout_s=120)
         view = (await cluster.observe())[job_id]
     finally:
