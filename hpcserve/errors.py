@@ -138,6 +138,12 @@ class WorkerLost(EngineError):
     code = "worker_lost"
 
 
+class KVError(HpcserveError):
+    """KV cannot be moved here: the transport is missing, or the memory cannot be registered."""
+
+    code = "kv_error"
+
+
 class ConnectionLost(HpcserveError):
     """A channel to another hpcserve process broke, or could not be opened."""
 

@@ -19,6 +19,7 @@ import msgspec
 
 from hpcserve.batch.connecting import Endpoint, connect
 from hpcserve.batch.lines import Item
+from hpcserve.batch.unit import Reply, Take, Unit
 from hpcserve.errors import DeploymentError
 
 __all__ = ["Client", "Endpoint", "Patience", "Reply"]
@@ -42,17 +43,6 @@ class Patience:
     request_s: float = 3600.0  # for one answer
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The last answer to a request; without a status there was none."""
-
-    status: int | None
-    request_id: str | None
-    body: bytes
-    attempts: int = 1
-    reasons: tuple[str, ...] = ()  # of the attempts before, or of all where the last failed, too
-
-
 class _Fault(Enum):
     """Whose fault it is that there is no good answer."""
 
@@ -72,7 +62,9 @@ class _Try:
 
 
 class Client:
-    """An endpoint, asked by as many at once as like."""
+    """An endpoint, asked by as many at once as like. A `Service` whose units are single requests."""
+
+    unit_size = 1
 
     def __init__(self, endpoint: Endpoint, patience: Patience | None = None, *, priority: int = 0) -> None:
         self._endpoint = endpoint
@@ -102,6 +94,11 @@ class Client:
             return {each["id"]: each.get("max_model_len") for each in msgspec.json.decode(body)["data"]}
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as err:
             raise DeploymentError(f"{self._endpoint.name} is no OpenAI-compatible endpoint") from err
+
+    async def run(self, unit: Unit, take: Take) -> None:
+        """Ask for one after the other; see `Service`."""
+        for item in unit.items:
+            await take(item, await self.ask(item))
 
     async def ask(self, item: Item) -> Reply:
         """Return the answer, or the last failure after all attempts. Safe to cancel.

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import xxhash
 
-from hpcserve.batch.client import Reply
 from hpcserve.batch.lines import Item
 from hpcserve.batch.store import Result
+from hpcserve.batch.unit import Reply
 
 _MAX_REASONS = 5
 

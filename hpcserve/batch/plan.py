@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count, islice
 
 from hpcserve.batch.check import check_input, take_fingerprint
 from hpcserve.batch.ledger import Header
@@ -14,6 +15,7 @@ from hpcserve.batch.recovery import Recovered, check_same_input, recover
 from hpcserve.batch.source import Source
 from hpcserve.batch.store import Store
 from hpcserve.batch.tally import Tally
+from hpcserve.batch.unit import Unit
 from hpcserve.errors import ConfigError
 
 
@@ -73,6 +75,15 @@ class Work:
     is_done: bytearray  # by line number
     tally: Tally
     warning: str | None = None  # to be shown
+
+    def units(self, size: int) -> Iterator[Unit]:
+        """Yield the requests that are not finished in units of at most `size`."""
+        items = self.items()
+        for number in count():
+            some = tuple(islice(items, size))
+            if not some:
+                return
+            yield Unit(number, some)
 
     def items(self) -> Iterator[Item]:
         """Yield the requests that are not finished, in the order of the input."""

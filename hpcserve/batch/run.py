@@ -1,6 +1,6 @@
-"""The loop: so many requests under way at once, results to disk in groups, an orderly end when it is asked to stop.
+"""The loop: so many units under way at once, results to disk in groups, an orderly end when it is asked to stop.
 
-Memory is bounded by the window: requests are read when there is room for them, and results wait for the disk in a short
+Memory is bounded by the window: units are read when there is room for them, and results wait for the disk in a short
 queue that holds everybody up when it is full.
 """
 
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 
-from hpcserve.batch.client import Client
 from hpcserve.batch.lines import Item
 from hpcserve.batch.output import result_of
 from hpcserve.batch.plan import Work
 from hpcserve.batch.store import Result
+from hpcserve.batch.unit import Reply, Service, Unit
 from hpcserve.errors import HpcserveError
 
-_READ_AHEAD = 256  # lines
+_READ_AHEAD = 256  # units
 _MAX_GROUP = 2048  # results written at once, and waiting for that
 _GROUP_S = 1.0  # what a crash may cost in work done again
 
@@ -40,13 +40,13 @@ class Stop:
 class Batch:
     """One run of some work."""
 
-    def __init__(self, work: Work, client: Client, stop: Stop, *, window: int, grace_s: float = 30.0) -> None:
+    def __init__(self, work: Work, service: Service, stop: Stop, *, window: int, grace_s: float = 30.0) -> None:
         self._work = work
-        self._client = client
+        self._service = service
         self._stop = stop
         self._window = window
         self._grace_s = grace_s
-        self._feed = _Feed(work.items())
+        self._feed = _Feed(work.units(service.unit_size))
         self._results: asyncio.Queue[Result | None] = asyncio.Queue(_MAX_GROUP)
 
     async def run(self) -> bool:
@@ -79,15 +79,17 @@ class Batch:
 
     async def _ask_some(self) -> None:
         while not self._stop.soon.is_set():
-            item = await self._feed.next()
-            if item is None:
+            unit = await self._feed.next()
+            if unit is None:
                 return
-            reply = await self._client.ask(item)
-            tally = self._work.tally
-            tally.num_retries += reply.attempts - 1
-            if reply.status == 200:
-                tally.add_usage(reply.body)
-            await self._results.put(result_of(item, reply))
+            await self._service.run(unit, self._take)
+
+    async def _take(self, item: Item, reply: Reply) -> None:
+        tally = self._work.tally
+        tally.num_retries += reply.attempts - 1
+        if reply.status == 200:
+            tally.add_usage(reply.body)
+        await self._results.put(result_of(item, reply))
 
     async def _end_in_time(self, asking: list[asyncio.Task[None]]) -> None:
         await self._stop.soon.wait()
@@ -125,20 +127,20 @@ class Batch:
 
 
 class _Feed:
-    """The requests one by one, read in a thread some lines ahead."""
+    """The units one by one, read in a thread some way ahead."""
 
-    def __init__(self, items: Iterator[Item]) -> None:
-        self._items = items
-        self._ahead: deque[Item] = deque()
+    def __init__(self, units: Iterator[Unit]) -> None:
+        self._units = units
+        self._ahead: deque[Unit] = deque()
         self._is_empty = False
         self._reading = asyncio.Lock()
 
-    async def next(self) -> Item | None:
-        """Return the next request, or None after the last."""
+    async def next(self) -> Unit | None:
+        """Return the next unit, or None after the last."""
         while not self._ahead and not self._is_empty:
             async with self._reading:
                 if not self._ahead and not self._is_empty:
-                    read = await asyncio.to_thread(lambda: list(islice(self._items, _READ_AHEAD)))
+                    read = await asyncio.to_thread(lambda: list(islice(self._units, _READ_AHEAD)))
                     self._ahead.extend(read)
                     self._is_empty = not read
         return self._ahead.popleft() if self._ahead else None

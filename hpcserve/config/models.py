@@ -8,14 +8,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from hpcserve.config.routing_models import KvConfig, QueueConfig, RouterConfig
+from hpcserve.config.section import Section
+from hpcserve.config.service_models import (
+    BatchesConfig,
+    DashboardConfig,
+    FrontendConfig,
+    SecurityConfig,
+    TracingConfig,
+)
 
-class Section(BaseModel):
-    """A part of the configuration."""
-
-    # infinity as a string: JSON has no number for it, and null would not be read back
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, ser_json_inf_nan="strings")
+__all__ = [
+    "Config",
+    "FrontendConfig",
+    "MockConfig",
+    "ModelConfig",
+    "PoolsConfig",
+    "QueueConfig",
+    "RouterConfig",
+    "Section",
+    "SecurityConfig",
+    "SlurmConfig",
+]
 
 
 class ModelConfig(Section):
@@ -144,86 +160,6 @@ class PoolsConfig(Section):
         return {"prefill": self.prefill, "decode": self.decode}
 
 
-class QueueConfig(Section):
-    """Where requests wait for a worker that has its hands free. Policy kv only: the others place at once."""
-
-    order: Literal["shortest", "fcfs"] = Field(
-        "shortest", description="who is next: the least to compute, as long as nobody waits too long; or who came first"
-    )
-    max_requests: PositiveInt = Field(16384, description="waiting; more get a 503 that says when to try again")
-    max_requests_per_tenant: PositiveInt | None = Field(
-        None, description="waiting of one tenant; more get a 429; default: no limit of their own"
-    )
-    max_wait_s: PositiveFloat = Field(600.0, description="who waits longer gets a 503")
-
-
-class RouterConfig(Section):
-    """How a worker is chosen."""
-
-    policy: Literal["random", "round_robin", "least_loaded", "power_of_two", "session", "dynamo", "kv"] = Field(
-        "kv",
-        description="kv, dynamo: near the request's cached prefix; session: one worker a session; "
-        "the others look at neither",
-    )
-    min_remote_prefill_tokens: Annotated[int, Field(ge=0)] = Field(
-        256, description="prompts with fewer uncached tokens than this prefill on their decode worker"
-    )
-    pull: bool = Field(True, description="kv: warm prefixes are pulled from another worker where that is faster")
-    pull_tokens_per_s: PositiveFloat = Field(350_000.0, description="tokens of KV moved between two workers a second")
-    pull_latency_ms: Annotated[float, Field(ge=0)] = Field(5.0, description="what a pull takes besides")
-    approximate_ttl_s: PositiveFloat = Field(
-        600.0, description="how long a prompt is taken to be cached by an engine that has no KV events"
-    )
-    queue: QueueConfig = QueueConfig()
-    seed: int = Field(0, description="of the policies random, power_of_two and session")
-
-
-class FrontendConfig(Section):
-    """The HTTP server."""
-
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0: all of this host's")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0: any free port")
-    processes: PositiveInt = Field(
-        1, description="on the one port; each takes the connections that the system gives it"
-    )
-    tcp: bool = Field(True, description="false: listen on the Unix socket only")
-    unix_socket: Path | None = Field(None, description="listen there too, in a directory of yours alone")
-    tls_cert: Path | None = Field(None, description="certificate in PEM, with its chain; makes the endpoint https")
-    tls_key: Path | None = Field(None, description="its private key, readable by you alone")
-    max_body_mb: PositiveFloat = Field(20.0, description="larger bodies get a 413")
-    max_attempts: PositiveInt = Field(4, description="workers that a request may be lost on before it fails")
-    reassign_timeout_s: PositiveFloat = Field(120.0, description="to find a new worker for a request that was lost")
-    request_timeout_s: PositiveFloat = Field(3600.0, description="longer requests are aborted with a 504")
-    drain_timeout_s: Annotated[float, Field(ge=0)] = Field(20.0, description="for running requests when going down")
-
-
-class SecurityConfig(Section):
-    """Who may connect."""
-
-    auth: Literal["auto", "on", "off"] = Field("auto", description="auto: a key is required unless local and loopback")
-    share_prefixes: bool = Field(
-        False, description="let tenants find each other's prompts in the KV cache: faster, and visible by timing"
-    )
-
-
-class DashboardConfig(Section):
-    """The Dask dashboard, always bound to loopback."""
-
-    enabled: bool = Field(True, description="whether there is one")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="0: any free port")
-
-
-class TracingConfig(Section):
-    """OpenTelemetry spans of requests. Off without an endpoint."""
-
-    endpoint: str | None = Field(
-        None, pattern="^https?://", description="OTLP over HTTP, such as http://localhost:4318/v1/traces"
-    )
-    sample: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0, description="share of requests that nobody else decided on"
-    )
-
-
 class Config(Section):
     """One deployment: a namespace of its own."""
 
@@ -240,6 +176,8 @@ class Config(Section):
     frontend: FrontendConfig = FrontendConfig()
     security: SecurityConfig = SecurityConfig()
     dashboard: DashboardConfig = DashboardConfig()
+    kv: KvConfig = KvConfig()
+    batches: BatchesConfig = BatchesConfig()
     tracing: TracingConfig = TracingConfig()
     strict: bool = Field(False, description="refuse fallbacks instead of warning about them")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of hpcserve's own log records")
