@@ -33,15 +33,15 @@ async def create_completion(request: web.Request) -> web.StreamResponse:
     """Handle one request for completions of one or more prompts, streamed or not."""
     frontend = request.app[FRONTEND]
     body = parse_completion(await read_object(request))
-    job = await _job(frontend, body, terms_of(request, body))
-    echoes = _echoes(frontend, body)
+    job = await completion_job(frontend, body, terms_of(request, body))
     if body.stream:
-        return await stream_job(request, job, CompletionChunks(job, body, echoes))
+        return await stream_job(request, job, CompletionChunks(job, body, _echoes(frontend, body)))
     choices, usage = await collect_job(request, job)
-    return json_response(msgspec.json.encode(_response(job, body, echoes, choices, usage)))
+    return json_response(msgspec.json.encode(completion_reply(frontend, job, body, choices, usage)))
 
 
-async def _job(frontend: Frontend, body: CompletionBody, terms: Terms) -> Job:
+async def completion_job(frontend: Frontend, body: CompletionBody, terms: Terms) -> Job:
+    """Return what the engines are asked for. Raises `BadRequest` for what cannot be served."""
     context = admit(frontend, body.model, needs="generate")
     check_structure(frontend, body)
     prompts: list[str] | list[list[int]] = body.prompt
@@ -91,7 +91,11 @@ def _echoes(frontend: Frontend, body: CompletionBody) -> list[str]:
     return [text for text in texts for _ in range(body.n)]
 
 
-def _response(job: Job, body: CompletionBody, echoes: list[str], choices: list[Collected], usage: Usage) -> Completion:
+def completion_reply(
+    frontend: Frontend, job: Job, body: CompletionBody, choices: list[Collected], usage: Usage
+) -> Completion:
+    """Return the answer with all its choices."""
+    echoes = _echoes(frontend, body)
     return Completion(
         id=job.request_id,
         object="text_completion",

@@ -13,11 +13,11 @@ from aiohttp import web
 
 from hpcserve.errors import BadRequest, ContextTooLong, EngineError
 from hpcserve.frontend.admission import admit
-from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.body import read_object
-from hpcserve.frontend.context import FRONTEND, RECORD, Frontend
+from hpcserve.frontend.collecting import Collected, collect_job
+from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.errors import json_response
-from hpcserve.frontend.generation import Generation, Job
+from hpcserve.frontend.generation import Job
 from hpcserve.frontend.replies import PromptTokensDetails, Usage
 from hpcserve.frontend.replies.embeddings import Embedding, Embeddings, EmbeddingUsage
 from hpcserve.frontend.sampling import check_prompt
@@ -25,7 +25,7 @@ from hpcserve.frontend.schemas.embeddings import EMBEDDINGS, EmbeddingsBody
 from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.unsupported import strip_unsupported
 from hpcserve.frontend.validation import validate
-from hpcserve.types import EngineOutput, EngineRequest, RequestId, Sampling
+from hpcserve.types import EngineRequest, RequestId, Sampling
 
 _MAX_INPUTS = 2048  # OpenAI's
 _NOTHING = Sampling(max_tokens=1)  # nothing is sampled
@@ -34,9 +34,9 @@ _NOTHING = Sampling(max_tokens=1)  # nothing is sampled
 async def create_embeddings(request: web.Request) -> web.Response:
     """Embed one or more inputs."""
     body = parse_embeddings(await read_object(request))
-    job = await _job(request.app[FRONTEND], body, terms_of(request, body))
-    vectors, usage = await _embed(request, job)
-    return json_response(msgspec.json.encode(_reply(job, body, vectors, usage)))
+    job = await embeddings_job(request.app[FRONTEND], body, terms_of(request, body))
+    collected, usage = await collect_job(request, job)
+    return json_response(msgspec.json.encode(embeddings_reply(job, body, collected, usage)))
 
 
 def parse_embeddings(raw: dict[str, Any]) -> EmbeddingsBody:
@@ -44,7 +44,8 @@ def parse_embeddings(raw: dict[str, Any]) -> EmbeddingsBody:
     return validate(EmbeddingsBody, strip_unsupported(raw, EMBEDDINGS))
 
 
-async def _job(frontend: Frontend, body: EmbeddingsBody, terms: Terms) -> Job:
+async def embeddings_job(frontend: Frontend, body: EmbeddingsBody, terms: Terms) -> Job:
+    """Return what the engines are asked for. Raises `BadRequest` for what cannot be served."""
     context = admit(frontend, body.model, needs="embed")
     inputs: list[str] | list[list[int]] = body.input
     if len(inputs) > _MAX_INPUTS:
@@ -107,23 +108,8 @@ def _check(token_ids: list[int], index: int, context: int, vocab_size: int) -> N
         )
 
 
-async def _embed(request: web.Request, job: Job) -> tuple[list[bytes], Usage]:
-    vectors = [b""] * len(job.requests)
-
-    def deliver_to(index: int) -> OnOutput:
-        def deliver(output: EngineOutput) -> None:
-            vectors[index] = output.embedding or b""
-
-        return deliver
-
-    generation = Generation(request.app[FRONTEND], request[RECORD], job, deliver_to)
-    await generation.run()
-    if not all(vectors):
-        raise EngineError(f"the engine gave no embedding for input {vectors.index(b'')}")
-    return vectors, generation.usage()
-
-
-def _reply(job: Job, body: EmbeddingsBody, vectors: list[bytes], usage: Usage) -> Embeddings:
+def embeddings_reply(job: Job, body: EmbeddingsBody, collected: list[Collected], usage: Usage) -> Embeddings:
+    """Return the answer with all its vectors. Raises `EngineError` where the engine gave none."""
     encode = _base64 if body.encoding_format == "base64" else _floats
     cached = usage.prompt_tokens_details
     return Embeddings(
@@ -131,7 +117,7 @@ def _reply(job: Job, body: EmbeddingsBody, vectors: list[bytes], usage: Usage) -
         object="list",
         created=job.created,
         model=job.model,
-        data=[Embedding(index, "embedding", encode(each)) for index, each in enumerate(vectors)],
+        data=[Embedding(index, "embedding", encode(_vector(each, index))) for index, each in enumerate(collected)],
         usage=EmbeddingUsage(
             prompt_tokens=usage.prompt_tokens,
             total_tokens=usage.prompt_tokens,
@@ -139,6 +125,12 @@ def _reply(job: Job, body: EmbeddingsBody, vectors: list[bytes], usage: Usage) -
             prompt_tokens_details=cached if isinstance(cached, PromptTokensDetails) else PromptTokensDetails(0),
         ),
     )
+
+
+def _vector(collected: Collected, index: int) -> bytes:
+    if not collected.embedding:
+        raise EngineError(f"the engine gave no embedding for input {index}")
+    return collected.embedding
 
 
 def _base64(vector: bytes) -> str:

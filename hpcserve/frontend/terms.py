@@ -10,6 +10,7 @@ from aiohttp import web
 from hpcserve.errors import BadRequest
 from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.schemas import session_id
+from hpcserve.frontend.tenants import Tenant
 from hpcserve.types import Caller
 
 _SESSION_HEADER = "X-Session-ID"
@@ -39,11 +40,16 @@ def terms_of(request: web.Request, body: AsksForTerms) -> Terms:
 
     Raises `ModelNotFound` for a model that the key is not good for, `BadRequest` for a wrong session header.
     """
-    tenant = request[RECORD].tenant
+    record = request[RECORD]
+    return tenant_terms(record.tenant, record.own_id, body, _header_session(request))
+
+
+def tenant_terms(tenant: Tenant, own_id: str, body: AsksForTerms, session: str | None = None) -> Terms:
+    """Return the terms of a request of `tenant`. Raises `ModelNotFound` for a model that its key is not good for."""
     tenant.check_model(body.model)
     return Terms(
-        own_id=request[RECORD].own_id,
-        caller=Caller(tenant=tenant.name, session=_header_session(request) or body.prompt_cache_key),
+        own_id=own_id,
+        caller=Caller(tenant=tenant.name, session=session or body.prompt_cache_key),
         priority=tenant.priority_of(body.priority),
         cache_salt=tenant.salt_of(body.cache_salt),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 from aiohttp import web
 
@@ -9,7 +11,7 @@ from hpcserve.errors import BadRequest
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.chat import chat_job
 from hpcserve.frontend.collecting import collect_job
-from hpcserve.frontend.context import FRONTEND
+from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.generation import Job
 from hpcserve.frontend.responses.answer import whole_response
@@ -18,24 +20,25 @@ from hpcserve.frontend.responses.events import ResponseEvents
 from hpcserve.frontend.responses.schemas import ResponsesBody
 from hpcserve.frontend.responses.truncation import shortened
 from hpcserve.frontend.responses.validation import parse_responses
+from hpcserve.frontend.schemas import ChatBody
 from hpcserve.frontend.streaming import stream_job
-from hpcserve.frontend.terms import terms_of
+from hpcserve.frontend.terms import Terms, terms_of
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:
     """Answer some input, streamed or not."""
     body = parse_responses(await read_object(request))
-    job = await _job(request, body)
+    job = await response_job(request.app[FRONTEND], body, lambda chat: terms_of(request, chat))
     if body.stream:
         return await stream_job(request, job, ResponseEvents(job, body))
     collected, usage = await collect_job(request, job)
     return json_response(msgspec.json.encode(whole_response(job, body, collected[0], usage)))
 
 
-async def _job(request: web.Request, body: ResponsesBody) -> Job:
-    frontend = request.app[FRONTEND]
+async def response_job(frontend: Frontend, body: ResponsesBody, terms_for: Callable[[ChatBody], Terms]) -> Job:
+    """Return what the engines are asked for. Raises `BadRequest` for what cannot be served."""
     chat = chat_body_of(body)
-    terms = terms_of(request, chat)
+    terms = terms_for(chat)
     try:
         if body.truncation == "auto":
             chat = await shortened(frontend, chat)
