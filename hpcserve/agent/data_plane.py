@@ -47,6 +47,11 @@ class DataPlane:
         """End every connection; frontends re-assign what still ran."""
         await self._listener.close()
 
+    def note_death(self, why: str) -> None:
+        """Set `engine_died`, the first time."""
+        if not self.engine_died.done():
+            self.engine_died.set_result(why)
+
     def _open_session(self, channel: Channel) -> _Session:
         return _Session(self, channel)
 
@@ -60,8 +65,7 @@ class DataPlane:
                 outbox.put(output)
         except EngineError as err:
             log.error("%s: engine died: %s", request.request_id, err.message)
-            if not self.engine_died.done():
-                self.engine_died.set_result(err.message)
+            self.note_death(err.message)
             outbox.channel.close()
         except asyncio.CancelledError:
             raise

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from hpcserve.agent.units import Units
 from hpcserve.comm.protocol import ANNOUNCE, COMMAND, Announcement, Command
 from hpcserve.comm.tls import security
 from hpcserve.errors import HpcserveError
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 30.0
 _RETRY_S = 1.0
+_UNITS_AT_ONCE = 64  # Dask's threads: units are coroutines and take none
 
 # What distributed would do by itself and an agent must not: sample stacks, serve pages to everybody, kill by memory,
 # look at its clock 50 times a second (1 % of a core).
@@ -53,6 +55,7 @@ class Membership:
         scratch: Path,
         on_joined: Callable[[], Announcement],
         on_command: Callable[[Command], None],
+        units: Units,
     ) -> None:
         self._worker_id = worker
         self._state = state
@@ -60,6 +63,7 @@ class Membership:
         self._scratch = scratch
         self._on_joined = on_joined
         self._on_command = on_command
+        self._units = units
         self._dask: Any = None
         self._joined = asyncio.Event()
         self.last_joined = time.monotonic()
@@ -96,13 +100,15 @@ class Membership:
     async def _stay_joined(self) -> None:
         from distributed import Worker
 
+        from hpcserve.agent.unit_tasks import UnitPlugin
+
         head = self._state.read_head()
         if head is None:
             raise HpcserveError("the state directory names no head")
         worker = Worker(
             head.scheduler,
             name=self._worker_id,
-            nthreads=1,
+            nthreads=_UNITS_AT_ONCE,
             memory_limit=0,
             host=self._host,
             local_directory=str(self._scratch),
@@ -110,6 +116,7 @@ class Membership:
             security=security(self._state.tls_cert, self._state.tls_key),
         )
         worker.stream_handlers[COMMAND] = self._take_command
+        await worker.plugin_add(UnitPlugin(self._units))
         try:
             async with asyncio.timeout(_JOIN_TIMEOUT_S):
                 await worker

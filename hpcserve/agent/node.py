@@ -22,6 +22,7 @@ from hpcserve.agent.data_plane import DataPlane
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.membership import Membership
 from hpcserve.agent.traced_engine import TracedEngine
+from hpcserve.agent.units import Units
 from hpcserve.comm.protocol import Announcement, Command
 from hpcserve.comm.tls import Identity
 from hpcserve.config.models import Config
@@ -76,6 +77,7 @@ class NodeAgent:
         if self._tracer is not None:
             self._engine = TracedEngine(self._engine, self._tracer)
         self._data_plane = DataPlane(self._engine, Identity(state.tls_cert, state.tls_key))
+        self._units = Units(self._engine, prefills=spec.role.prefills, on_death=self._data_plane.note_death)
         self._membership = Membership(
             spec.worker,
             state,
@@ -83,6 +85,7 @@ class NodeAgent:
             scratch=spec.scratch,
             on_joined=self._everything,
             on_command=self._on_command,
+            units=self._units,
         )
         self._info = WorkerInfo(
             worker=spec.worker,
@@ -159,8 +162,9 @@ class NodeAgent:
 
     async def _drain(self) -> None:
         self._enter(WorkerState.DRAINING)
-        if not await self._data_plane.drained(self._config.cluster.drain_timeout_s):
-            log.warning("requests still run after %g s; frontends move them", self._config.cluster.drain_timeout_s)
+        bound = self._config.cluster.drain_timeout_s
+        if not all(await asyncio.gather(self._data_plane.drained(bound), self._units.drained(bound))):
+            log.warning("requests still run after %g s; they are moved", bound)
 
     async def _end(self, state: WorkerState, detail: str) -> None:
         await self._data_plane.close()
@@ -168,6 +172,7 @@ class NodeAgent:
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
         self._enter(state, detail=detail)
+        self._units.close()
         last_words = Announcement(worker=self._spec.worker, info=self._info)
         await self._membership.announce_now(last_words, timeout_s=_LAST_WORDS_S[state])
 

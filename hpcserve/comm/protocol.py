@@ -1,10 +1,11 @@
-"""What hpcserve processes say to each other: three conversations, on one page.
+"""What hpcserve processes say to each other: all conversations, on one page.
 
 agent and head      Dask's worker stream: `ANNOUNCE` up, `COMMAND` down.
 frontend and head   a channel: "register", "assign", "prefilled", "release", "report" up; "status" down. Where there are
                     several frontends: "begin", "end", "tokens" (limits of keys), "samples", "others" (metrics) up.
 frontend and agent  a channel: "generate", "abort" up; "outputs" down.
 CLI and head        the same channel as a frontend's: "subscribe" and "stop" up; "status" down.
+batch and agent     Dask tasks (`agent/unit_tasks.py`), which the head places by their annotation: `UnitDemand`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Literal
 
 import msgspec
 
-from hpcserve.types import KvEventBatch, LoadReport, WorkerId, WorkerInfo
+from hpcserve.types import BlockHash, KvEventBatch, LoadReport, WorkerId, WorkerInfo
 
 ANNOUNCE = "hpcserve_announce"
 COMMAND = "hpcserve_command"
+UNIT = "hpcserve"  # annotation of Dask tasks
 
 Command = Literal["snapshot", "stop"]
 
@@ -43,3 +45,14 @@ class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
     """End the deployment. `force`: without waiting for running requests."""
 
     force: bool = False
+
+
+class UnitDemand(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the head is told, as the annotation `UNIT` of a Dask task, of a unit of offline requests. No prompts."""
+
+    stage: Literal["whole", "prefill", "decode"]
+    num_requests: int
+    num_tokens: int  # of all prompts together
+    num_output_tokens: int  # likely to be generated, all together
+    num_shared_tokens: int = 0  # leading ones that all prompts have in common
+    block_hashes: list[BlockHash] = []  # of the full blocks of the shared tokens
