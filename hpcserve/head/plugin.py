@@ -1,7 +1,8 @@
 """The part of hpcserve inside the Dask scheduler: agents join as Dask workers and speak through their streams.
 
-The plugin is the ear (announcements to the roster, cache events to the router) and the mouth (commands to agents). The
-one `Router` is behind it; what it decides is asked for over the head's channel (`service.py`).
+The plugin is the ear (announcements to the roster, cache events to the router) and the mouth (commands to agents), and
+it has units of offline requests, which are Dask tasks, placed (`units.py`). The one `Router` is behind it; what it
+decides for online requests is asked for over the head's channel (`service.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from distributed import SchedulerPlugin
 
 from hpcserve.comm.protocol import ANNOUNCE, COMMAND, Announcement, Command
 from hpcserve.head.roster import Roster
-from hpcserve.types import WorkerId
+from hpcserve.head.units import UnitPlacer
+from hpcserve.types import WorkerId, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +28,10 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     name = "hpcserve"
 
-    def __init__(self, roster: Roster) -> None:
+    def __init__(self, roster: Roster, units: UnitPlacer | None = None) -> None:
+        """Without `units` tasks are Dask's alone."""
         self._roster = roster
+        self._units = units
         self._scheduler: Any = None
 
     async def start(self, scheduler: Any) -> None:
@@ -38,7 +42,15 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
         """Note that a Dask worker left."""
+        lost = self._roster.worker_at(worker)
         self._roster.lose(worker)
+        if lost is not None and self._units is not None:
+            self._units.lose(scheduler, lost)
+
+    def transition(self, key: str, start: str, finish: str, *_: Any, **__: Any) -> None:
+        """Follow a task."""
+        if self._units is not None:
+            self._units.on_transition(self._scheduler, key, finish)
 
     def command(self, worker: WorkerId, command: Command) -> None:
         """Tell an agent to do something; nothing happens if it is not joined."""
@@ -54,6 +66,9 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
             if self._roster.hear(announcement, worker):
                 log.warning("cache events of %s have a gap; asking for a snapshot", announcement.worker)
                 self.command(announcement.worker, "snapshot")
+            info = announcement.info
+            if info is not None and info.state is WorkerState.READY and self._units is not None:
+                self._units.wake(self._scheduler)
         except Exception:
             log.exception("an announcement of %s was not understood", worker)
 

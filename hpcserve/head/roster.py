@@ -60,6 +60,15 @@ class Roster:
         """Return where the worker's Dask `Worker` is, while it is joined."""
         return next((address for address, known in self._addresses.items() if known == worker), None)
 
+    def worker_at(self, dask_address: str) -> WorkerId | None:
+        """Return whose Dask `Worker` is at an address."""
+        return self._addresses.get(dask_address)
+
+    def ready(self) -> dict[str, WorkerInfo]:
+        """Return the READY workers that are joined, by the address of their Dask `Worker`."""
+        known = {address: self._infos.get(worker) for address, worker in self._addresses.items()}
+        return {address: info for address, info in known.items() if info and info.state is WorkerState.READY}
+
     def expect(self, info: WorkerInfo) -> None:
         """Take in a worker whose job was just submitted."""
         self._put(info)

@@ -6,7 +6,7 @@ Hashing prompts and carrying messages are the callers' part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -27,6 +27,7 @@ from hpcserve.router.timing import Timing
 from hpcserve.router.waiting import WaitingRoom
 from hpcserve.types import (
     Assignment,
+    BlockHash,
     KvEventBatch,
     LoadReport,
     RequestId,
@@ -176,6 +177,10 @@ class Router:
         self._book.release(placed.decode, request_id)
         if placed.prefill is not None:
             self._book.release(placed.prefill, request_id)
+
+    def overlaps(self, block_hashes: Sequence[BlockHash]) -> dict[WorkerId, int]:
+        """Return how many leading blocks each worker holds; workers that hold none are left out."""
+        return self._index.overlaps(block_hashes)
 
     def loads(self) -> dict[WorkerId, WorkerLoad]:
         """Return the load of every worker that is neither stopped nor failed."""

@@ -29,6 +29,7 @@ from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.reconciler import Reconciler
 from hpcserve.head.roster import Roster
 from hpcserve.head.service import HeadService
+from hpcserve.head.units import UnitPlacer
 from hpcserve.observability.history import History, keep
 from hpcserve.observability.log_files import tail
 from hpcserve.observability.logging import configure_logging
@@ -40,14 +41,15 @@ from hpcserve.types import Phase, Role, Status, WorkerState
 
 log = logging.getLogger("hpcserve.head")
 
-_POLL_S = {"local": 0.25, "slurm": 1.0}  # while something is under way
-_IDLE_POLL_S = {"local": 1.0, "slurm": 15.0}
+_POLL_S = {"local": 0.25, "mpi": 0.25, "slurm": 1.0}  # while something is under way
+_IDLE_POLL_S = {"local": 1.0, "mpi": 1.0, "slurm": 15.0}
 _LOG_LINES = 12
 
 DASK_CONFIG = {
     "distributed.scheduler.worker-ttl": "30s",
     "distributed.scheduler.dashboard.status.task-stream-length": 1000,
-    "distributed.scheduler.work-stealing": False,  # there are no tasks
+    "distributed.scheduler.work-stealing": False,  # `head/units.py` says where tasks run
+    "distributed.scheduler.allowed-failures": 1,  # a unit that was lost twice is suspected: see `batch/dask_service.py`
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.admin.tick.interval": "1s",  # its own 20 ms are 1 % of a core
     "distributed.admin.tick.limit": "10s",
@@ -74,7 +76,8 @@ class HeadProcess:
         identity = Identity(state.tls_cert, state.tls_key)
         self._router = Router(config.router, config.engine.block_size)
         self._roster = Roster(self._router, self._on_change)
-        self._plugin = RoutingPlugin(self._roster)
+        units = UnitPlacer(self._router, self._roster, config.engine.block_size)
+        self._plugin = RoutingPlugin(self._roster, units)
         self._service = HeadService(
             self._router,
             identity,
