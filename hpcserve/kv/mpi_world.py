@@ -49,9 +49,9 @@ class MpiWorld:
 
 @cache
 def join_world() -> MpiWorld:
-    """Return the world; starts MPI the first time. All ranks must come here once, and the first come wait for the last.
+    """Return the world; starts MPI the first time. All ranks must come here once; the first come wait for the last.
 
-    Raises `KVError` where mpi4py or MPI is missing, threads are not supported, or not all ranks come within two minutes.
+    Raises `KVError` where mpi4py or MPI is missing or has no threads, or if not all ranks come within two minutes.
     """
     mpi = _start()
     duplicate, request = mpi.COMM_WORLD.Idup()

@@ -161,9 +161,7 @@ class ThreadedTransport:
         sleep_s = _SHORTEST_S
         while not self._closing.is_set():
             self._wake.clear()
-            has_moved = bool(self._commands)
-            while self._commands:
-                self._commands.popleft()(core)
+            has_moved = self._obey(core)
             now = time.monotonic()
             if core.step(now) or has_moved:
                 last_moved, sleep_s = now, _SHORTEST_S
@@ -171,6 +169,13 @@ class ThreadedTransport:
             self._wake.wait(sleep_s)
             if now - last_moved > _WAKEFUL_S:
                 sleep_s = min(2 * sleep_s, _LONGEST_S)
+        self._obey(core)  # what was said before the end is still said
+
+    def _obey(self, core: Core) -> bool:
+        had_any = bool(self._commands)
+        while self._commands:
+            self._commands.popleft()(core)
+        return had_any
 
 
 def _drain(queue: deque[Finished] | deque[bytes]) -> list:  # type: ignore[type-arg]  # of the same items
