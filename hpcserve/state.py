@@ -69,7 +69,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     role: Role
     job_id: str
-    cluster: str  # "local" or "slurm"
+    cluster: str  # "local", "slurm" or "mpi"
 
 
 @dataclass(frozen=True)

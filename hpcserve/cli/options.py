@@ -21,7 +21,7 @@ _FILE = "hpcserve.config_file"
 _ASSIGNMENTS = "hpcserve.assignments"
 
 ENGINES = ("vllm", "mock")
-CLUSTERS = ("auto", "local", "slurm")
+CLUSTERS = ("auto", "local", "slurm", "mpi")
 MODES = ("aggregated", "disaggregated")
 POLICIES = ("random", "round_robin", "least_loaded", "power_of_two", "session", "dynamo", "kv")
 

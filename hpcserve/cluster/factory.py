@@ -19,12 +19,16 @@ def make_cluster(config: Config, state_dir: Path) -> Cluster:
         from hpcserve.cluster.local import LocalCluster
 
         return LocalCluster(config, state_dir)
+    if resolve_kind(config) == "mpi":
+        from hpcserve.cluster.mpi import MpiCluster
+
+        return MpiCluster(config, state_dir)
     from hpcserve.cluster.slurm import SlurmCluster
 
     return SlurmCluster(config, state_dir)
 
 
-def resolve_kind(config: Config) -> Literal["local", "slurm"]:
+def resolve_kind(config: Config) -> Literal["local", "slurm", "mpi"]:
     """Return `cluster.kind`, with `auto` decided: Slurm where its commands exist and its controller answers."""
     if config.cluster.kind != "auto":
         return config.cluster.kind

@@ -44,7 +44,7 @@ class Cluster(Protocol):
     """A source of workers. All coroutines belong to one event loop on the main thread; none blocks it for long."""
 
     @property
-    def kind(self) -> Literal["local", "slurm"]:
+    def kind(self) -> Literal["local", "slurm", "mpi"]:
         """Which implementation this is."""
         ...
 

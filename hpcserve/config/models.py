@@ -130,7 +130,9 @@ class SlurmConfig(Section):
 class ClusterConfig(Section):
     """Where workers come from."""
 
-    kind: Literal["auto", "local", "slurm"] = Field("auto", description="auto: slurm where its controller answers")
+    kind: Literal["auto", "local", "slurm", "mpi"] = Field(
+        "auto", description="auto: slurm where its controller answers; mpi: the ranks that mpirun or srun started"
+    )
     interface: str | None = Field(None, description="network interface that workers are reached on, such as ib0")
     scratch: Path | None = Field(None, description="node-local directory; default: $TMPDIR, else /tmp")
     start_timeout_s: PositiveFloat = Field(600.0, description="from a job's start to READY")

@@ -29,7 +29,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str
     mode: str  # "aggregated" or "disaggregated"
     policy: str
-    cluster: str  # "local" or "slurm"
+    cluster: str  # "local", "slurm" or "mpi"
     endpoint: str | None = None  # base URL, ends in /v1
     unix_socket: str | None = None  # path; the endpoint is there too, or only
     dashboard: str | None = None  # URL

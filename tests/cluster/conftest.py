@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,19 @@ import pytest
 
 from hpcserve.cluster import Cluster, WorkerSpec
 from hpcserve.cluster.command import log_file
+from hpcserve.cluster.launcher import Launch, read_launch
 from hpcserve.cluster.local import LocalCluster
+from hpcserve.cluster.mpi import MpiCluster
+from hpcserve.cluster.rank import Rank, run_rank
+from hpcserve.cluster.rank_protocol import read_rendezvous
 from hpcserve.cluster.slurm import SlurmCluster
+from hpcserve.comm.tls import create_identity
 from hpcserve.config.models import Config
+from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
 
 STAND_IN = "tests.cluster.stand_in_agent"
+MPIRUN = ("mpirun", *(("--allow-run-as-root",) if os.geteuid() == 0 else ()), "--oversubscribe")
 
 
 def make_config(**slurm: Any) -> Config:
@@ -77,8 +87,80 @@ async def slurm_cluster(slurm: object, tmp_path: Path) -> AsyncIterator[SlurmClu
     await cluster.close()
 
 
+RANKS = 4
+
+
+def make_state(path: Path) -> StateDir:
+    """A state directory with an identity, as the head finds it."""
+    state = StateDir(path)
+    cert, key = create_identity()
+    state.write_private(state.tls_cert, cert)
+    state.write_private(state.tls_key, key)
+    return state
+
+
+def mpi_config() -> Config:
+    return Config.model_validate({"name": "demo", "cluster": {"kind": "mpi", "interface": "lo"}})
+
+
+@pytest.fixture
+async def mpi_cluster(tmp_path: Path) -> AsyncIterator[MpiCluster]:
+    """Ranks as tasks of this process, their agents as processes."""
+    make_state(tmp_path)
+    cluster = MpiCluster(mpi_config(), tmp_path, agent_module=STAND_IN, launch=Launch(0, RANKS))
+    ranks = [asyncio.create_task(Rank(tmp_path, Launch(rank, RANKS)).run()) for rank in range(1, RANKS)]
+    yield cluster
+    await cluster.close()
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*ranks) == [0] * (RANKS - 1)
+
+
+@pytest.fixture
+async def mpirun_cluster(tmp_path: Path) -> AsyncIterator[MpiCluster]:
+    """Ranks as `mpirun` starts them, around a rank 0 that only waits for the end."""
+    make_state(tmp_path)
+    program = "import sys; from tests.cluster.conftest import hold_rank; sys.exit(hold_rank(sys.argv[1]))"
+    ranks = await asyncio.create_subprocess_exec(
+        *MPIRUN, "-n", str(RANKS), sys.executable, "-c", program, str(tmp_path),
+        stdin=asyncio.subprocess.DEVNULL, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    label = await asyncio.to_thread(read_label, tmp_path)
+    cluster = MpiCluster(mpi_config(), tmp_path, agent_module=STAND_IN, launch=Launch(0, RANKS, label=label))
+    yield cluster
+    await cluster.close()
+    async with asyncio.timeout(20):
+        assert await ranks.wait() == 0
+
+
+def hold_rank(directory: str) -> int:
+    """What each process of `mpirun_cluster` runs."""
+    launch = read_launch()
+    assert launch is not None
+    if launch.rank:
+        return run_rank(Path(directory), launch)
+    Path(directory, "label.part").write_text(launch.label)
+    Path(directory, "label.part").rename(Path(directory, "label"))
+    while (found := read_rendezvous(Path(directory))) is None or found.address is not None:
+        time.sleep(0.1)
+    return 0
+
+
+def read_label(directory: Path) -> str:
+    """Return how the launcher's start is called, once its rank 0 has said so."""
+    deadline = time.monotonic() + 40
+    while not (directory / "label").exists():
+        assert time.monotonic() < deadline, "mpirun starts nothing"
+        time.sleep(0.05)
+    return (directory / "label").read_text()
+
+
 @pytest.fixture(
-    params=["local_cluster", pytest.param("slurm_cluster", marks=[pytest.mark.real, pytest.mark.slurm])],
+    params=[
+        "local_cluster",
+        "mpi_cluster",
+        pytest.param("mpirun_cluster", marks=[pytest.mark.real]),
+        pytest.param("slurm_cluster", marks=[pytest.mark.real, pytest.mark.slurm]),
+    ],
 )
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     """Every implementation in turn."""

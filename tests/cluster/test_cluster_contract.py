@@ -104,4 +104,4 @@ async def test_close_ends_every_worker_and_may_be_repeated(cluster: Cluster, log
 
 
 async def test_check_accepts_what_fits(cluster: Cluster) -> None:
-    await cluster.check(8, num_nodes=8)
+    await cluster.check(3, num_nodes=3)
