@@ -8,7 +8,6 @@ says, and when nothing at all has been answered for long enough, asking ends wit
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from types import TracebackType
@@ -17,18 +16,17 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
+from hpcserve.batch import silence
 from hpcserve.batch.connecting import Endpoint, connect
 from hpcserve.batch.lines import Item
+from hpcserve.batch.silence import Silence
 from hpcserve.batch.unit import Reply, Take, Unit
 from hpcserve.errors import DeploymentError
 
 __all__ = ["Client", "Endpoint", "Patience", "Reply"]
 
 _MAX_SHOWN = 300
-_FIRST_DELAY_S = 0.5
-_MAX_DELAY_S = 30.0
 _MAX_RETRY_AFTER_S = 120.0
-_SPREAD = 0.618034  # of delays, so that those who failed together do not come back together
 _BUSY = (408, 429, 503)
 _ID_HEADER = "x-request-id"
 
@@ -70,7 +68,7 @@ class Client:
         self._endpoint = endpoint
         self._patience = patience or Patience()
         self._priority = priority
-        self._silent_since: float | None = None  # None: what was heard last was an answer
+        self._silence = Silence(endpoint.name, self._patience.silence_s)
         self._http = connect(endpoint, self._patience.request_s)
 
     async def __aenter__(self) -> Self:
@@ -112,12 +110,12 @@ class Client:
         while True:
             tried = await self._try(url, data)
             if tried.fault is _Fault.NONE:
-                self._silent_since = None
+                self._silence.end()
                 return Reply(tried.status, tried.request_id, tried.body, len(reasons) + 1, tuple(reasons))
             reasons.append(tried.reason)
             if tried.fault is _Fault.SERVICE:
                 waits += 1
-                self._check_silence(tried.reason)
+                self._silence.check(tried.reason)
             else:
                 attempts += 1
             if attempts >= self._patience.attempts or waits >= self._patience.waits:
@@ -146,23 +144,12 @@ class Client:
         fault = _Fault.REQUEST if status >= 500 else _Fault.NONE
         return _Try(fault, f"{status}: {_told(body)}", status, request_id, body)
 
-    def _check_silence(self, reason: str) -> None:
-        now = time.monotonic()
-        if self._silent_since is None:
-            self._silent_since = now
-        silence_s = now - self._silent_since
-        if silence_s > self._patience.silence_s:
-            message = f"{self._endpoint.name} has answered nothing for {silence_s:.0f} s ({reason})"
-            raise DeploymentError(message)
-
 
 def _delay_s(number: int, failures: int, retry_after_s: float | None) -> float:
     """Return how long to wait: at least what the service says, doubled each time, apart from the others."""
-    backoff_s = min(_MAX_DELAY_S, _FIRST_DELAY_S * 2.0 ** min(failures - 1, 10))
-    spread = 0.5 + (number * _SPREAD) % 1.0
     if retry_after_s is None:
-        return backoff_s * spread
-    return min(retry_after_s, _MAX_RETRY_AFTER_S) + _FIRST_DELAY_S * spread
+        return silence.delay_s(number, failures)
+    return min(retry_after_s, _MAX_RETRY_AFTER_S) + silence.FIRST_DELAY_S * silence.spread(number)
 
 
 def _retry_after_s(header: str | None) -> float | None:

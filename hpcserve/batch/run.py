@@ -20,7 +20,7 @@ from hpcserve.batch.store import Result
 from hpcserve.batch.unit import Reply, Service, Unit
 from hpcserve.errors import HpcserveError
 
-_READ_AHEAD = 256  # units
+_READ_AHEAD = 256  # requests
 _MAX_GROUP = 2048  # results written at once, and waiting for that
 _GROUP_S = 1.0  # what a crash may cost in work done again
 
@@ -46,7 +46,7 @@ class Batch:
         self._stop = stop
         self._window = window
         self._grace_s = grace_s
-        self._feed = _Feed(work.units(service.unit_size))
+        self._feed = _Feed(work.units(service.unit_size), max(1, _READ_AHEAD // service.unit_size))
         self._results: asyncio.Queue[Result | None] = asyncio.Queue(_MAX_GROUP)
 
     async def run(self) -> bool:
@@ -129,8 +129,9 @@ class Batch:
 class _Feed:
     """The units one by one, read in a thread some way ahead."""
 
-    def __init__(self, units: Iterator[Unit]) -> None:
+    def __init__(self, units: Iterator[Unit], num_ahead: int) -> None:
         self._units = units
+        self._num_ahead = num_ahead
         self._ahead: deque[Unit] = deque()
         self._is_empty = False
         self._reading = asyncio.Lock()
@@ -140,7 +141,7 @@ class _Feed:
         while not self._ahead and not self._is_empty:
             async with self._reading:
                 if not self._ahead and not self._is_empty:
-                    read = await asyncio.to_thread(lambda: list(islice(self._units, _READ_AHEAD)))
+                    read = await asyncio.to_thread(lambda: list(islice(self._units, self._num_ahead)))
                     self._ahead.extend(read)
                     self._is_empty = not read
         return self._ahead.popleft() if self._ahead else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 import click
 
@@ -31,6 +31,7 @@ class Given(TypedDict):
     name: str | None
     endpoint: str | None
     key_file: Path | None
+    over: Literal["dask", "http"] | None
     prompts: bool
     prompt_column: str | None
     id_column: str | None
@@ -71,6 +72,11 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
 @name_option
 @_option("--endpoint", "Of a deployment that is not found by --name; ends in /v1.", metavar="URL")
 @_option("--key-file", "With its key; with --endpoint.", type=_FILE, metavar="FILE")
+@_option(
+    "--over",
+    "How it is reached.  [default: dask if it is your own, else http]",
+    type=click.Choice(("dask", "http")),
+)
 @_option("--prompts", "IN has one prompt a line, not a request.", is_flag=True)
 @_option("--prompt-column", "Of a Parquet file.  [default: prompt]", metavar="NAME")
 @_option("--id-column", "Of a Parquet file, with custom ids.  [default: the row's number]", metavar="NAME")

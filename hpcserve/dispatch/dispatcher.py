@@ -69,7 +69,7 @@ class _Progress:
             if output.finish_reason is None:  # else its release says so at once
                 self.on_prefilled()
         if output.error is not None:
-            raise _failure(output.error, is_refusal=output.is_refusal)
+            raise failure(output.error, is_refusal=output.is_refusal)
         if output.finish_reason == "abort":
             raise WorkerLost("the engine aborted the request")  # nobody here asked it to: the worker is going down
         if self.lost_on and output.cached_tokens is not None and self.token_ids:
@@ -109,15 +109,7 @@ class Dispatcher:
         self._agents = agents
         self._head = head
         head.on_status = self._on_status
-        self._unknown = Status(
-            name=config.name,
-            phase=Phase.STARTING,
-            model=config.served_name,
-            mode=config.pools.mode,
-            policy=config.router.policy,
-            cluster=config.cluster.kind,
-            detail="the scheduler is not reachable yet",
-        )
+        self._unknown = unknown_status(config)
         self.counts = counts or DispatchCounts()
 
     def status(self) -> Status:
@@ -200,7 +192,7 @@ class Dispatcher:
         await link.generate(msgspec.structs.replace(prompt, prefill_only=True), outputs.append)
         last = outputs[-1]
         if last.error is not None:
-            raise _failure(last.error, is_refusal=last.is_refusal)
+            raise failure(last.error, is_refusal=last.is_refusal)
         if last.finish_reason == "abort":
             raise WorkerLost(f"{worker} aborted the prefill")
         return last.kv
@@ -261,5 +253,19 @@ class Dispatcher:
                 self._agents.drop(worker)
 
 
-def _failure(why: str, *, is_refusal: bool) -> HpcserveError:
+def unknown_status(config: Config) -> Status:
+    """Return what is shown before the head has told anything: a deployment that starts."""
+    return Status(
+        name=config.name,
+        phase=Phase.STARTING,
+        model=config.served_name,
+        mode=config.pools.mode,
+        policy=config.router.policy,
+        cluster=config.cluster.kind,
+        detail="the scheduler is not reachable yet",
+    )
+
+
+def failure(why: str, *, is_refusal: bool) -> HpcserveError:
+    """Return the error that an engine's last output stands for."""
     return BadRequest(f"the engine refuses this request: {why}") if is_refusal else EngineError(why)

@@ -30,7 +30,7 @@ async def endpoint() -> AsyncIterator[FakeEndpoint]:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for in vain."""
-    monkeypatch.setattr(client_module, "_FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(client_module.silence, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr("hpcserve.batch.run._GROUP_S", 0.02)
 
 
