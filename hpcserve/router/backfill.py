@@ -1,0 +1,50 @@
+"""When requests of batches may start on a worker: the rule, for the router and for agents. Pure; it counts nothing.
+
+Batches fill what online requests leave. While there are some, a worker computes few tokens of batches in one pass, as
+whoever comes meanwhile waits for that pass; without, passes may be full. Part of each worker stays free either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcserve.types import EngineInfo
+
+QUIET_S = 10.0
+"""Without an online request for so long there are none."""
+BUSY_PASS_TOKENS = 512
+"""Prompt tokens of batches that are computed together while there are online requests."""
+DEFAULT_SEQS = 256
+DEFAULT_PASS_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """What a worker has to do already, of all kinds together."""
+
+    num_requests: int
+    queued_tokens: int  # of prompts that are not computed yet
+    kv_share: float  # of the KV cache, 0 to 1
+
+
+@dataclass(frozen=True)
+class BackfillRule:
+    """For requests of `priority` and later; what comes before is online."""
+
+    priority: int = 100
+    max_share: float = 0.75  # of a worker's sequences, and of its KV cache
+
+    def holds_for(self, priority: int) -> bool:
+        """Whether a request of `priority` belongs to a batch."""
+        return priority >= self.priority
+
+    def has_room(self, engine: EngineInfo | None, occupied: Occupied, num_tokens: int, *, is_quiet: bool) -> bool:
+        """Whether a worker may take a prompt of which `num_tokens` are to be computed. One that is idle takes any."""
+        if not occupied.num_requests:
+            return True
+        most_seqs = (engine.max_num_seqs if engine else None) or DEFAULT_SEQS
+        if occupied.num_requests >= self.max_share * most_seqs or occupied.kv_share >= self.max_share:
+            return False
+        whole_pass = (engine.max_batched_tokens if engine else None) or DEFAULT_PASS_TOKENS
+        most_tokens = whole_pass if is_quiet else min(BUSY_PASS_TOKENS, whole_pass)
+        return not occupied.queued_tokens or occupied.queued_tokens + num_tokens <= most_tokens
