@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import msgspec
 
@@ -22,8 +23,12 @@ _decode_id = msgspec.msgpack.Decoder(RequestId).decode
 class DataPlane:
     """Runs the requests that frontends send on one engine. A connection that ends takes its requests with it."""
 
-    def __init__(self, engine: AsyncEngine, identity: Identity) -> None:
+    def __init__(
+        self, engine: AsyncEngine, identity: Identity, on_request: Callable[[EngineRequest], None] | None = None
+    ) -> None:
+        """`on_request` is told of each request before the engine is."""
         self._engine = engine
+        self._on_request = on_request
         self._listener = Listener(self._open_session, identity)
         self._num_running = 0
         self._idle = asyncio.Event()
@@ -59,6 +64,8 @@ class DataPlane:
         """Run one request and send its outputs. A dead engine sets `engine_died` and ends the connection."""
         self._num_running += 1
         self._idle.clear()
+        if self._on_request is not None:
+            self._on_request(request)
         log.debug("%s begins: prompt of %d tokens", request.request_id, len(request.token_ids))
         try:
             async for output in self._engine.generate(request):

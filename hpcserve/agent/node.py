@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from hpcserve.agent.backfill import Backfill
 from hpcserve.agent.data_plane import DataPlane
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.membership import Membership
@@ -31,6 +32,7 @@ from hpcserve.engine.protocol import AsyncEngine, EngineContext
 from hpcserve.errors import EngineError, HpcserveError
 from hpcserve.garbage import collect_rarely
 from hpcserve.observability.tracing import open_tracer
+from hpcserve.router.backfill import BackfillRule
 from hpcserve.state import StateDir
 from hpcserve.types import (
     EngineRequest,
@@ -76,8 +78,15 @@ class NodeAgent:
         )
         if self._tracer is not None:
             self._engine = TracedEngine(self._engine, self._tracer)
-        self._data_plane = DataPlane(self._engine, Identity(state.tls_cert, state.tls_key))
-        self._units = Units(self._engine, prefills=spec.role.prefills, on_death=self._data_plane.note_death)
+        rule = BackfillRule(config.batches.priority, config.batches.max_share)
+        self._backfill = Backfill(self._engine.load, rule)
+        self._data_plane = DataPlane(self._engine, Identity(state.tls_cert, state.tls_key), self._backfill.note)
+        self._units = Units(
+            self._engine,
+            prefills=spec.role.prefills,
+            on_death=self._data_plane.note_death,
+            gate=self._backfill.gate,
+        )
         self._membership = Membership(
             spec.worker,
             state,
@@ -145,6 +154,7 @@ class NodeAgent:
     async def _load_and_warm(self) -> None:
         started = time.monotonic()
         engine = await self._engine.start(self._on_kv_events)
+        self._backfill.open(engine)
         self._enter(WorkerState.WARMING, engine=engine)
         request = EngineRequest(
             request_id=RequestId("warm-up"),

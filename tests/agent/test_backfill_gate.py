@@ -98,9 +98,13 @@ async def test_whoever_stops_waiting_takes_no_place(engine):
     waiting.cancel()
     await asyncio.wait((waiting,))
     engine.report = LoadReport(num_running=3)
-    async with (
-        asyncio.timeout(1),
-        engine.backfill.gate(EngineRequest(request_id=RequestId("b"), token_ids=[1], sampling=Sampling(max_tokens=1))),
-    ):
-        assert await is_held(asyncio.current_task())
     await asyncio.wait_for(engine.backfill.admit(1), 1)
+
+
+async def test_the_gate_holds_a_place_for_as_long_as_a_request_runs(engine):
+    engine.report = LoadReport(num_running=3)
+    request = EngineRequest(request_id=RequestId("b"), token_ids=[1], sampling=Sampling(max_tokens=1))
+    async with asyncio.timeout(1), engine.backfill.gate(request):
+        waiting = asyncio.create_task(engine.backfill.admit(1))
+        assert await is_held(waiting)
+    await asyncio.wait_for(waiting, 1)
