@@ -6,13 +6,16 @@ They leave their values in the click context, so that commands have no parameter
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hpcserve.cli.ranks import num_workers
+
 if TYPE_CHECKING:
-    from hpcserve.config import LoadedConfig
+    from hpcserve.config import LoadedConfig, PoolFlags
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FLAGS = "hpcserve.flags"
@@ -41,13 +44,32 @@ def load_config(ctx: click.Context, *, allow_contradictions: bool = False) -> Lo
     from hpcserve.config import PoolFlags, Setting, load
 
     given: dict[str, Any] = ctx.meta
-    return load(
-        file=given.get(_FILE),
-        assignments=given.get(_ASSIGNMENTS, ()),
-        flags=[Setting(path, value, flag) for path, value, flag in given.get(_FLAGS, [])],
-        pools=PoolFlags(**given.get(_SIZES, {})),
-        allow_contradictions=allow_contradictions,
-    )
+
+    def put_together(pools: PoolFlags) -> LoadedConfig:
+        return load(
+            file=given.get(_FILE),
+            assignments=given.get(_ASSIGNMENTS, ()),
+            flags=[Setting(path, value, flag) for path, value, flag in given.get(_FLAGS, [])],
+            pools=pools,
+            allow_contradictions=allow_contradictions,
+        )
+
+    pools = PoolFlags(**given.get(_SIZES, {}))
+    loaded = put_together(pools)
+    if loaded.config.cluster.kind == "mpi" and (fitting := _fill_ranks(pools, loaded)) is not None:
+        return put_together(fitting)
+    return loaded
+
+
+def _fill_ranks(pools: PoolFlags, loaded: LoadedConfig) -> PoolFlags | None:
+    """Return what makes a worker of every rank, where nobody has said how many workers there are."""
+    sizes = ("pools.workers", "pools.prefill", "pools.decode")
+    if any(loaded.origins[key] != "default" for key in sizes if pools == replace(pools, prefill=None, decode=None)):
+        return None
+    if pools.nodes is not None or (pools.prefill is not None and pools.decode is not None):
+        return None
+    num = num_workers()
+    return replace(pools, nodes=num) if num else None
 
 
 def _with(command: _Command, options: list[Any]) -> _Command:

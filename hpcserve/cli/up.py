@@ -10,6 +10,7 @@ import click
 
 from hpcserve.cli.backend import Backend, backend
 from hpcserve.cli.options import config_options, load_config
+from hpcserve.cli.ranks import be_rank, leading
 from hpcserve.cli.streams import give_up, say
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
     if dry_run:
         _print_jobs(serve, config, as_json=as_json)
         return
+    if (code := be_rank(config)) is not None:
+        ctx.exit(code)
 
     def announce(state: StateDir, status: Status) -> None:
         _announce(state, status, needs_key=_needs_key(state, status), as_json=as_json)
@@ -54,7 +57,9 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
         session = Session(serve=serve, config=config, attached=not detach, timeout_s=timeout_s, announce=announce)
         return await session.run()
 
-    ctx.exit(asyncio.run(run()))
+    with leading(config):
+        code = asyncio.run(run())
+    ctx.exit(code)
 
 
 def _print_jobs(serve: Backend, config: Config, *, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from hpcserve.cluster import world
 from hpcserve.cluster.child import AgentProcess, Child, agent_command
 from hpcserve.cluster.launcher import Launch, node_name, num_threads, read_devices, read_launch, without_launcher
 from hpcserve.cluster.rank_protocol import Ended, Hello, Order, Running, Signal, Started, read_rendezvous
@@ -213,8 +214,18 @@ async def _start_child(order: Order) -> Child:
     return await AgentProcess.start(agent_command(order.module, order.args), environ, Path(order.log))
 
 
-def run_rank(state_dir: Path, launch: Launch) -> int:
-    """Run one rank to its end and return its exit code. SIGTERM ends it, the agent in good order before."""
+def run_rank(state_dir: Path, launch: Launch, *, in_world: bool = False) -> int:
+    """Run one rank to its end and return its exit code. SIGTERM ends it, the agent in good order before.
+
+    `in_world`: as a process of MPI, with the agent inside.
+    """
+    if not in_world:
+        return _run(state_dir, launch)
+    with world.in_world():
+        return _run(state_dir, launch)
+
+
+def _run(state_dir: Path, launch: Launch) -> int:
 
     import uvloop
 

@@ -33,6 +33,7 @@ from hpcserve.head.units import UnitPlacer
 from hpcserve.observability.history import History, keep
 from hpcserve.observability.log_files import tail
 from hpcserve.observability.logging import configure_logging
+from hpcserve.router.backfill import BackfillRule
 from hpcserve.router.router import Router
 from hpcserve.serve.frontend_keeper import FrontendKeeper
 from hpcserve.serve.listening import plain_http_warnings
@@ -43,6 +44,7 @@ log = logging.getLogger("hpcserve.head")
 
 _POLL_S = {"local": 0.25, "mpi": 0.25, "slurm": 1.0}  # while something is under way
 _IDLE_POLL_S = {"local": 1.0, "mpi": 1.0, "slurm": 15.0}
+_LOOK_S = 1.0  # at who the parent is
 _LOG_LINES = 12
 
 DASK_CONFIG = {
@@ -74,7 +76,8 @@ class HeadProcess:
         self._dashboard: str | None = None
         self._history = History(dashboard.NUM_POINTS)
         identity = Identity(state.tls_cert, state.tls_key)
-        self._router = Router(config.router, config.engine.block_size)
+        backfill = BackfillRule(config.batches.priority, config.batches.max_share)
+        self._router = Router(config.router, config.engine.block_size, backfill)
         self._roster = Roster(self._router, self._on_change)
         units = UnitPlacer(self._router, self._roster, config.engine.block_size)
         self._plugin = RoutingPlugin(self._roster, units)
@@ -183,7 +186,13 @@ class HeadProcess:
             await self._take_down()
 
     async def _until_stopped(self) -> None:
-        await self._stopping.wait()
+        """Wait for a request. In an allocation the end of rank 0, which started this, is one: nobody comes after it."""
+        starter = os.getppid()
+        while not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _LOOK_S)
+            if self._cluster.kind == "mpi" and os.getppid() != starter:
+                self.request_stop(StopRequest(force=True))
 
     async def _take_down(self) -> None:
         """Let running requests end, unless forced; then end the frontend and every job."""
@@ -254,7 +263,9 @@ class HeadProcess:
 
 def _address_warnings(config: Config, host: str) -> tuple[str, ...]:
     """A head on loopback is of no use to other nodes. Raises `ConfigError` under `strict`."""
-    if config.cluster.kind != "slurm" or config.cluster.interface or not host.startswith("127."):
+    num_nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or 1)
+    is_spread = config.cluster.kind == "slurm" or (config.cluster.kind == "mpi" and num_nodes > 1)
+    if not is_spread or config.cluster.interface or not host.startswith("127."):
         return ()
     message = (
         f"this host's name stands for {host}, which compute nodes cannot reach; "
