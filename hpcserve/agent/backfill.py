@@ -41,7 +41,7 @@ class Backfill:
 
     def note(self, request: EngineRequest) -> None:
         """A request came from a frontend; while there are online ones, batches take less."""
-        if not self._rule.holds_for(request.priority):
+        if not self._rule.holds_for(request.priority) and not request.moves_away:  # that is a step of another one's
             self._online_at = self._clock()
 
     @asynccontextmanager

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_ASSIGN_S = 0.25
 _ASSIGN_MARGIN_S = 10.0  # beyond what the head lets requests wait
+_BATCH_WAIT_SHARE = 0.5  # of what a request may take: then it is asked for again, and none has failed
 _SOURCE_TIMEOUT_S = 2.0  # for a handle to what should be cached: computing the prefix is better than waiting longer
 
 
@@ -221,6 +222,8 @@ class Dispatcher:
     async def _wait_for_worker(self, route: RouteRequest, traceparent: str | None) -> Assignment:
         asked_at = time.perf_counter()
         timeout_s = self._config.router.queue.max_wait_s + _ASSIGN_MARGIN_S
+        if route.priority >= self._config.batches.priority:  # waiting is what those of batches are there for
+            timeout_s = self._config.frontend.request_timeout_s * _BATCH_WAIT_SHARE
         answer = self._head.assign(route, timeout_s=timeout_s)
         if self._tracer is not None and traceparent is not None:
             answer = traced_assignment(self._tracer, traceparent, route, answer)

@@ -87,7 +87,7 @@ class Assigner:
 
     def reconsider(self) -> None:
         """Something has changed that may let one start: place those that can, later in this turn of the loop."""
-        if self._placing is None and self._router.num_waiting:
+        if self._placing is None and self._router.num_waiting + self._router.num_backfilling:
             self._placing = asyncio.get_running_loop().call_soon(self._place)
             self._keep_ticking()
 

@@ -79,7 +79,10 @@ class Placement:
     def choose_now(self, request: RouteRequest, now: float) -> Choice:
         """Choose whatever the loads are. Raises `Unavailable` if no worker is READY to decode."""
         decoders = self._fleet.decoders(request.exclude, now)
-        prefillers = self._fleet.prefillers(request.exclude, now)
+        return self.choose_among(request, decoders, self._fleet.prefillers(request.exclude, now))
+
+    def choose_among(self, request: RouteRequest, decoders: list[WorkerInfo], prefillers: list[WorkerInfo]) -> Choice:
+        """Choose one of `decoders`, of which there must be some, and if need be one of `prefillers`."""
         prompt = self._measure(request, [*decoders, *prefillers])
         decode, is_remote = self._choose_decode(decoders, prefillers, prompt, request)
         if not is_remote:

@@ -13,6 +13,8 @@ from dataclasses import replace
 from hpcserve.config.models import RouterConfig
 from hpcserve.errors import Unavailable
 from hpcserve.router.approximate import ApproximateIndex
+from hpcserve.router.backfill import BackfillRule
+from hpcserve.router.backfilling import Backfilling
 from hpcserve.router.events import EventLog
 from hpcserve.router.fleet import Fleet
 from hpcserve.router.index import PrefixIndex
@@ -40,7 +42,8 @@ from hpcserve.types import (
 class Router:
     """One deployment's router. Every method is quick, and none but `submit` and `assign` raises."""
 
-    def __init__(self, config: RouterConfig, block_size: int) -> None:
+    def __init__(self, config: RouterConfig, block_size: int, backfill: BackfillRule | None = None) -> None:
+        """`backfill` says which requests belong to batches, and when these may start."""
         self._config = config
         self._block_size = block_size
         self._fleet = Fleet()
@@ -64,6 +67,9 @@ class Router:
             config.min_remote_prefill_tokens,
             num_waiting=self._waiting.__len__,
             num_per_hand=2 if config.queue.order == "shortest" else 1,
+        )
+        self._backfilling = Backfilling(
+            backfill or BackfillRule(), config.queue, self._fleet, self._book, self._placement
         )
         self._counts = Counts()
 
@@ -115,6 +121,10 @@ class Router:
         many of its tenant do; the latter two say when to try again.
         """
         self.release(request.request_id)
+        if self._backfilling.takes(request):
+            self._backfilling.add(request, now)
+            return
+        self._backfilling.note_online(now)
         self._waiting.check(request, len(self._fleet.decoders((), now)))
         work_ms = self._placement.work_ms(request, now) if self._is_kv else 0.0  # the others let nobody wait
         self._waiting.add(request, work_ms, now)
@@ -123,7 +133,7 @@ class Router:
         """Assign those of the waiting requests that should start now; call it after anything has changed.
 
         Under policy `kv` a request waits until a worker has computed the prompts that it has, and has room; with
-        others it never does.
+        others it never does. Those of batches wait under any policy, and for all others.
         """
         placed: list[Assignment] = []
         self._tick(now)
@@ -134,6 +144,10 @@ class Router:
                 placed.append(self._place(choice, now))
             if len(placed) == before:
                 break
+        if not self._waiting:
+            while (filling := self._backfilling.next(now)) is not None:
+                self._backfilling.remove(filling.request.request_id, is_placed=True)
+                placed.append(self._place(filling, now))
         return placed
 
     def expire(self, now: float) -> list[RequestId]:
@@ -147,6 +161,11 @@ class Router:
     def num_waiting(self) -> int:
         """Requests that wait for `place`."""
         return len(self._waiting)
+
+    @property
+    def num_backfilling(self) -> int:
+        """Requests of batches that wait for `place`."""
+        return len(self._backfilling)
 
     def assign(self, request: RouteRequest, now: float) -> Assignment:
         """Choose the workers of a request at once, whoever waits, and book its load on them. Raises `Unavailable`.
@@ -171,6 +190,7 @@ class Router:
     def release(self, request_id: RequestId) -> None:
         """The request has ended, waits no more, or will be assigned anew. Unknown ids are ignored."""
         self._waiting.remove(request_id)
+        self._backfilling.remove(request_id)
         placed = self._placed.pop(request_id, None)
         if placed is None:
             return

@@ -22,7 +22,7 @@ from hpcserve.comm.address import LOOPBACK, announce_host
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import Identity, security
 from hpcserve.config.models import Config
-from hpcserve.errors import ConfigError, HpcserveError
+from hpcserve.errors import HpcserveError
 from hpcserve.garbage import collect_rarely
 from hpcserve.head import dashboard
 from hpcserve.head.plugin import RoutingPlugin
@@ -36,7 +36,7 @@ from hpcserve.observability.logging import configure_logging
 from hpcserve.router.backfill import BackfillRule
 from hpcserve.router.router import Router
 from hpcserve.serve.frontend_keeper import FrontendKeeper
-from hpcserve.serve.listening import plain_http_warnings
+from hpcserve.serve.listening import address_warnings, plain_http_warnings
 from hpcserve.state import HeadRecord, Proc, StateDir
 from hpcserve.types import Phase, Role, Status, WorkerState
 
@@ -69,7 +69,7 @@ class HeadProcess:
         self._started_at = time.time()
         self._phase = Phase.STARTING
         self._host = announce_host(config)
-        self._own_warnings = (*_address_warnings(config, self._host), *plain_http_warnings(config))
+        self._own_warnings = (*address_warnings(config, self._host), *plain_http_warnings(config))
         self._detail = ""
         self._stopping = asyncio.Event()
         self._is_forced = asyncio.Event()
@@ -259,22 +259,6 @@ class HeadProcess:
             for warning in info.engine.warnings
         ]
         return (*self._own_warnings, *found)
-
-
-def _address_warnings(config: Config, host: str) -> tuple[str, ...]:
-    """A head on loopback is of no use to other nodes. Raises `ConfigError` under `strict`."""
-    num_nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or 1)
-    is_spread = config.cluster.kind == "slurm" or (config.cluster.kind == "mpi" and num_nodes > 1)
-    if not is_spread or config.cluster.interface or not host.startswith("127."):
-        return ()
-    message = (
-        f"this host's name stands for {host}, which compute nodes cannot reach; "
-        "set cluster.interface to a network that they share, such as ib0 (lo if all nodes are this machine)"
-    )
-    if config.strict:
-        raise ConfigError(message)
-    log.warning("%s", message)
-    return (message,)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 
 from hpcserve.config.models import Config, FrontendConfig
@@ -9,6 +11,8 @@ from hpcserve.errors import ConfigError, DeploymentError, StartError
 from hpcserve.frontend.auth import is_loopback
 from hpcserve.frontend.certificate import server_tls
 from hpcserve.frontend.unix_socket import check_unix_socket
+
+log = logging.getLogger(__name__)
 
 
 def resolved(frontend: FrontendConfig) -> FrontendConfig:
@@ -81,3 +85,19 @@ def _check_port(host: str, port: int) -> None:
                 f"cannot listen on {host}:{port}: {err.strerror}; "
                 "choose another with --port (0: any free port) or --host"
             ) from err
+
+
+def address_warnings(config: Config, host: str) -> tuple[str, ...]:
+    """Warn of a head on loopback, which is of no use to other nodes. Raises `ConfigError` under `strict`."""
+    num_nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or 1)
+    is_spread = config.cluster.kind == "slurm" or (config.cluster.kind == "mpi" and num_nodes > 1)
+    if not is_spread or config.cluster.interface or not host.startswith("127."):
+        return ()
+    message = (
+        f"this host's name stands for {host}, which compute nodes cannot reach; "
+        "set cluster.interface to a network that they share, such as ib0 (lo if all nodes are this machine)"
+    )
+    if config.strict:
+        raise ConfigError(message)
+    log.warning("%s", message)
+    return (message,)
