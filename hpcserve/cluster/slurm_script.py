@@ -48,7 +48,7 @@ def make_job(config: Config, state_dir: Path, spec: WorkerSpec, agent_module: st
             cores=slurm.cores,
             processes=1,
             memory=f"{memory_mb or 0}MiB",
-            job_mem=_in_slurm_units(memory_mb or 0),
+            job_mem=in_slurm_units(memory_mb or 0),
             queue=slurm.partition,
             account=slurm.account,
             walltime=slurm.walltime,
@@ -57,7 +57,7 @@ def make_job(config: Config, state_dir: Path, spec: WorkerSpec, agent_module: st
             python=f"exec {shlex.quote(slurm.python or sys.executable)}",
             worker_command=agent_module,
             worker_extra_args=[shlex.quote(option) for option in agent_options(spec, state_dir)],
-            job_script_prologue=_prologue(slurm),
+            job_script_prologue=setup_lines(slurm),
             job_directives_skip=[*slurm.skip_directives, *([] if memory_mb else ["--mem="])],
             job_extra_directives=_directives(slurm, log_file(state_dir, spec)),
         )
@@ -88,7 +88,7 @@ def gpu_directive(slurm: SlurmConfig) -> str | None:
 def _directives(slurm: SlurmConfig, log: Path) -> list[str]:
     """Return our lines, less the skipped ones, and the user's, which come last because the last one counts."""
     ours = [
-        f'--output="{_as_pattern(log)}"',
+        f'--output="{as_pattern(log)}"',
         "--no-requeue",  # what ended is replaced by the reconciler, under a name of its own
         f"--signal=B:TERM@{_WARNING_S}",
         "--exclusive" if slurm.exclusive else None,  # comes with all GPUs and cores of the node
@@ -100,16 +100,17 @@ def _directives(slurm: SlurmConfig, log: Path) -> list[str]:
     return kept + [line.removeprefix("#SBATCH").strip() for line in slurm.extra_directives]
 
 
-def _prologue(slurm: SlurmConfig) -> list[str]:
+def setup_lines(slurm: SlurmConfig) -> list[str]:
     """Return the lines before the agent. A batch shell is no login shell, so `module` may have to be defined first."""
     define = ["type module > /dev/null 2>&1 || source /etc/profile"] if slurm.modules else []
     return [*define, *(f"module load {shlex.quote(module)} || exit 1" for module in slurm.modules), *slurm.prologue]
 
 
-def _as_pattern(path: Path) -> str:
+def as_pattern(path: Path | str) -> str:
     """Escape what sbatch would replace in a file name, and what would end the quotes."""
     return str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _in_slurm_units(memory_mb: int) -> str:
+def in_slurm_units(memory_mb: int) -> str:
+    """Write a size as sbatch takes it."""
     return f"{memory_mb // 1024}G" if memory_mb and memory_mb % 1024 == 0 else f"{memory_mb}M"
