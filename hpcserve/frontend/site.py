@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
@@ -11,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from hpcserve.errors import StartError
+from hpcserve.frontend.accepting import ListeningSite, bind
 from hpcserve.frontend.connections import Runner
 from hpcserve.frontend.context import FRONTEND
 from hpcserve.frontend.unix_socket import make_room
@@ -93,12 +95,8 @@ async def _listen(
     shares_port: bool,
 ) -> int:
     try:
-        if sock is None:
-            await web.TCPSite(
-                runner, host, port, backlog=_BACKLOG, ssl_context=tls, reuse_port=shares_port or None
-            ).start()
-        else:
-            await web.SockSite(runner, sock, backlog=_BACKLOG, ssl_context=tls).start()
+        bound = [sock] if sock is not None else await asyncio.to_thread(bind, host, port, shares_port=shares_port)
+        await ListeningSite(runner, bound, tls, _BACKLOG).start()
     except OSError as err:
         message = f"cannot listen on {host}:{port}: {err.strerror or err}; choose another with --port"
         raise StartError(message, param="frontend.port") from err
@@ -107,10 +105,13 @@ async def _listen(
 
 async def _listen_unix(runner: web.AppRunner, path: Path) -> UnixFile:
     make_room(path)
+    sock = socket.socket(socket.AF_UNIX)
     try:
-        await web.UnixSite(runner, path, backlog=_BACKLOG).start()
+        sock.bind(str(path))
+        await ListeningSite(runner, [sock], None, _BACKLOG).start()
         os.chmod(path, 0o600)  # until here its directory kept others out
         return UnixFile(path, os.lstat(path).st_ino)
     except OSError as err:
+        sock.close()
         message = f"cannot listen on {path}: {err.strerror or err}; choose another with --unix-socket"
         raise StartError(message, param="frontend.unix_socket") from err
