@@ -39,7 +39,10 @@ class Outgoing(Protocol):
 class Incoming(Protocol):
     """Room for a message that is being received."""
 
-    address: int
+    @property
+    def room(self) -> int:
+        """Address of the room."""
+        ...
 
     def commit(self) -> None:
         """All bytes are here: put them where they belong."""
@@ -143,10 +146,10 @@ class _Arriving:
     def __init__(self, addresses: list[int], sizes: list[int]) -> None:
         self._addresses, self._sizes = addresses, sizes
         held = _Held(addresses, sizes, is_loaded=False)
-        self._held, self.address = held, held.address() or 0
+        self._held, self.room = held, held.address() or 0
 
     def commit(self) -> None:
-        at = self.address
+        at = self.room
         if len(self._addresses) > 1:
             for address, size in zip(self._addresses, self._sizes, strict=True):
                 ctypes.memmove(address, at, size)

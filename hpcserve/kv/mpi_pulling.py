@@ -148,7 +148,7 @@ class Pulling:
             incoming = self._memory.store(message.local)
             if incoming is None:
                 break
-            request = self._mail.receive_bytes(incoming.address, message.size, pull.place.rank, pull.tag)
+            request = self._mail.receive_bytes(incoming.room, message.size, pull.place.rank, pull.tag)
             pull.posted.append((request, incoming, pull.num_posted))
             pull.num_posted += 1
             pull.num_bytes += message.size

@@ -1,0 +1,132 @@
+"""Starts ends of a transport in processes of their own, and talks to them: `started(kind)`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+ANSWER_TIMEOUT_S = 60.0
+KINDS = ("nixl", "mpi", "courier")
+
+
+class Side:
+    """A process with one end. Calls are those of `kv_side.Side`."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.settimeout(ANSWER_TIMEOUT_S)
+        self._told, self._answers = connection.makefile("w"), connection.makefile("r")
+        hello = json.loads(self._answers.readline())
+        self.pid: int = hello["pid"]
+        self.rank: int = hello["rank"]
+        self.description = ""
+
+    def open(self, *sizes: int, seed: int, timeout_s: float = 3.0) -> str:
+        self.description = self.call("open", sizes=sizes, seed=seed, timeout_s=timeout_s)
+        return self.description
+
+    def call(self, op: str, **arguments: Any) -> Any:
+        self.tell(op, **arguments)
+        return self.answer()
+
+    def tell(self, op: str, **arguments: Any) -> None:
+        print(json.dumps([op, arguments]), file=self._told, flush=True)
+
+    def answer(self) -> Any:
+        answer = json.loads(self._answers.readline())
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["value"]
+
+    def pull(self, peer: Side, *copies: tuple[int, int, int, int, int], note: str = "") -> int:
+        return int(self.call("pull", peer=peer.description, copies=copies, note=note))
+
+    def outcome(self, pull: int, timeout_s: float = 20.0) -> str | None:
+        errors, _ = self.call("wait", pulls=[pull], timeout_s=timeout_s)
+        return errors[0]  # type: ignore[no-any-return]
+
+    def sums(self, *ranges: tuple[int, int, int]) -> list[int]:
+        return self.call("sums", ranges=ranges)  # type: ignore[no-any-return]
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+
+@contextmanager
+def started(kind: str, directory: Path, num: int = 2) -> Iterator[list[Side]]:
+    """Start ends, in the order of their ranks; end them, and whatever they started, whatever happened."""
+    address = str(directory / "sides")
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(address)
+        listening.listen()
+        listening.settimeout(ANSWER_TIMEOUT_S)
+        stack.callback(os.unlink, address)
+        programs = [[sys.executable, "-m", "tests.contract.kv_side", kind, address]] * num
+        environments: list[dict[str, str]] = [{}] * num
+        if kind == "mpi":
+            programs, environments = [[*mpirun(num), *programs[0]]], [{}]
+        elif kind == "courier":
+            sockets = [str(directory / f"courier{index}") for index in range(num)]
+            environments = [{"COURIER_SOCKET": each} for each in sockets]
+            couriers = [*mpirun(num), sys.executable, "-m", "hpcserve.kv.courier_rank", *sockets]
+            stack.enter_context(_running(couriers, {}))
+        for program, environ in zip(programs, environments, strict=True):
+            stack.enter_context(_running(program, environ))
+        sides: list[Side] = []
+        stack.callback(_end, sides)
+        for _ in range(num):
+            connection, _ = listening.accept()
+            stack.enter_context(connection)
+            sides.append(Side(connection))
+        yield sorted(sides, key=lambda side: side.rank)
+
+
+def mpirun(num: int) -> list[str]:
+    """A world that goes on when a rank is killed."""
+    root = ["--allow-run-as-root"] if os.getuid() == 0 else []
+    return [shutil.which("mpirun") or "mpirun", *root, "--oversubscribe", "--enable-recovery", "-n", str(num)]
+
+
+@contextmanager
+def _running(command: list[str], environ: dict[str, str]) -> Iterator[None]:
+    environ = os.environ | {"OMP_NUM_THREADS": "1", "OMPI_MCA_orte_abort_on_non_zero_status": "0"} | environ
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _end(sides: list[Side]) -> None:
+    for side in sides:
+        with suppress(ProcessLookupError):
+            side.signal(signal.SIGCONT)
+        with suppress(OSError, ValueError):
+            side.tell("end")
+
+
+def until(is_true: Callable[[], bool], timeout_s: float) -> None:
+    """Wait for something that nobody tells of."""
+    import time
+
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s"
+        time.sleep(0.01)
