@@ -85,7 +85,7 @@ def node_name(environ: Mapping[str, str] | None = None) -> str:
 
 
 def allocation_end(environ: Mapping[str, str] | None = None) -> float | None:
-    """Return when the allocation ends, in Unix seconds, as far as Slurm says (from 22.05 on)."""
+    """Return when the allocation ends, in Unix seconds, where Slurm says so (newer ones do)."""
     environ = os.environ if environ is None else environ
     end = environ.get("SLURM_JOB_END_TIME", "")
     return float(end) if end.isdigit() else None
@@ -95,7 +95,7 @@ def num_threads(workers_on_node: int, environ: Mapping[str, str] | None = None) 
     """Return this worker's share of the node's cores: all that it may use where the launcher bound it, at least one."""
     environ = os.environ if environ is None else environ
     cores = len(os.sched_getaffinity(0))
-    is_bound = "SLURM_CPUS_PER_TASK" in environ and "OMPI_COMM_WORLD_RANK" not in environ
+    is_bound = environ.get("SLURM_CPU_BIND_TYPE", "").startswith(("mask", "map"))
     return cores if is_bound else max(1, cores // workers_on_node)
 
 
