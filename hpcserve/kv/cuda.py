@@ -48,6 +48,11 @@ class CudaStream:
         self._call("cuMemAllocHost_v2", ctypes.byref(address), ctypes.c_size_t(size))
         return int(address.value or 0)
 
+    def pin(self, address: int, size: int) -> None:
+        """Make memory that is there already readable and writable for the device."""
+        self._use()
+        self._call("cuMemHostRegister_v2", ctypes.c_void_p(address), ctypes.c_size_t(size), 1)
+
     def to_host(self, host: int, device: int, size: int) -> None:
         """Begin to copy from the device. It sees what was written before by kernels that have ended."""
         self._use()

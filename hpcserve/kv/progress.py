@@ -149,26 +149,22 @@ class ThreadedTransport:
         is_open.set()
         try:
             self._progress(core)
+        except KVError as err:
+            log.error("%s: KV is moved no more in this process: %s", self.kind, err.message)
+            self._broken = f"the transport broke: {err.message}"
         except Exception as err:  # the edge of the thread: what waits for it must hear
             log.exception("%s: KV is moved no more in this process", self.kind)
-            self._broken = f"the transport broke: {err}"
+            self._broken = f"the transport broke: {err!r}"
         else:
             core.close()
             self._broken = "the transport is closed"
 
     def _progress(self, core: Core) -> None:
-        last_moved = time.monotonic()
-        sleep_s = _SHORTEST_S
+        pace = Pace()
         while not self._closing.is_set():
             self._wake.clear()
-            has_moved = self._obey(core)
-            now = time.monotonic()
-            if core.step(now) or has_moved:
-                last_moved, sleep_s = now, _SHORTEST_S
-                continue
-            self._wake.wait(sleep_s)
-            if now - last_moved > _WAKEFUL_S:
-                sleep_s = min(2 * sleep_s, _LONGEST_S)
+            has_obeyed = self._obey(core)
+            pace.wait(self._wake, has_moved=core.step(time.monotonic()) or has_obeyed)
         self._obey(core)  # what was said before the end is still said
 
     def _obey(self, core: Core) -> bool:
@@ -176,6 +172,24 @@ class ThreadedTransport:
         while self._commands:
             self._commands.popleft()(core)
         return had_any
+
+
+class Pace:
+    """How long to sleep between two looks: not at all while something moves, then longer and longer."""
+
+    def __init__(self) -> None:
+        self._last_moved = time.monotonic()
+        self._sleep_s = _SHORTEST_S
+
+    def wait(self, wake: threading.Event, *, has_moved: bool) -> None:
+        """Sleep until it is time to look again, or until `wake` is set."""
+        now = time.monotonic()
+        if has_moved:
+            self._last_moved, self._sleep_s = now, _SHORTEST_S
+            return
+        wake.wait(self._sleep_s)
+        if now - self._last_moved > _WAKEFUL_S:
+            self._sleep_s = min(2 * self._sleep_s, _LONGEST_S)
 
 
 def _drain(queue: deque[Finished] | deque[bytes]) -> list:  # type: ignore[type-arg]  # of the same items

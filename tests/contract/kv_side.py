@@ -1,6 +1,6 @@
 """One end of a transport under test, in a process of its own: does what the test tells it over a Unix socket.
 
-`python -m tests.contract.kv_side KIND SOCKET`, started by `kv_sides`, for MPI through mpirun. One JSON line in, one out.
+`python -m tests.contract.kv_side KIND SOCKET`, started by `kv_sides`, for MPI through mpirun. JSON lines in and out.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def main() -> None:
     connection.connect(address)
     told, answers = connection.makefile("r"), connection.makefile("w")
     rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
-    print(json.dumps({"pid": os.getpid(), "rank": rank}), file=answers, flush=True)
+    hello = {"pid": os.getpid(), "rank": rank, "courier": os.environ.get("COURIER_SOCKET", "")}
+    print(json.dumps(hello), file=answers, flush=True)
     side = Side(kind)
     for line in told:
         op, arguments = json.loads(line)

@@ -9,10 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ANSWER_TIMEOUT_S = 60.0
 KINDS = ("nixl", "mpi", "courier")
@@ -27,6 +30,8 @@ class Side:
         hello = json.loads(self._answers.readline())
         self.pid: int = hello["pid"]
         self.rank: int = hello["rank"]
+        self.courier_socket: str = hello["courier"]
+        self.courier = 0  # its process, where there is one
         self.description = ""
 
     def open(self, *sizes: int, seed: int, timeout_s: float = 3.0) -> str:
@@ -78,7 +83,8 @@ def started(kind: str, directory: Path, num: int = 2) -> Iterator[list[Side]]:
             sockets = [str(directory / f"courier{index}") for index in range(num)]
             environments = [{"COURIER_SOCKET": each} for each in sockets]
             couriers = [*mpirun(num), sys.executable, "-m", "hpcserve.kv.courier_rank", *sockets]
-            stack.enter_context(_running(couriers, {}))
+            launcher = stack.enter_context(_running(couriers, {}, ends_itself=False))
+            until(lambda: all(os.path.exists(each) for each in sockets), ANSWER_TIMEOUT_S)
         for program, environ in zip(programs, environments, strict=True):
             stack.enter_context(_running(program, environ))
         sides: list[Side] = []
@@ -87,7 +93,11 @@ def started(kind: str, directory: Path, num: int = 2) -> Iterator[list[Side]]:
             connection, _ = listening.accept()
             stack.enter_context(connection)
             sides.append(Side(connection))
-        yield sorted(sides, key=lambda side: side.rank)
+        sides.sort(key=lambda side: side.rank)
+        if kind == "courier":
+            for side in sides:
+                side.courier = _rank_pid(launcher, sockets.index(side.courier_socket))
+        yield sides
 
 
 def mpirun(num: int) -> list[str]:
@@ -97,13 +107,14 @@ def mpirun(num: int) -> list[str]:
 
 
 @contextmanager
-def _running(command: list[str], environ: dict[str, str]) -> Iterator[None]:
+def _running(command: list[str], environ: dict[str, str], *, ends_itself: bool = True) -> Iterator[int]:
     environ = os.environ | {"OMP_NUM_THREADS": "1", "OMPI_MCA_orte_abort_on_non_zero_status": "0"} | environ
     process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        yield
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
+        yield process.pid
+        if ends_itself:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
     finally:
         process.terminate()
         try:
@@ -112,6 +123,11 @@ def _running(command: list[str], environ: dict[str, str]) -> Iterator[None]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _rank_pid(launcher: int, rank: int) -> int:
+    ranks = psutil.Process(launcher).children()
+    return next(each.pid for each in ranks if each.environ().get("OMPI_COMM_WORLD_RANK") == str(rank))
 
 
 def _end(sides: list[Side]) -> None:
@@ -124,8 +140,6 @@ def _end(sides: list[Side]) -> None:
 
 def until(is_true: Callable[[], bool], timeout_s: float) -> None:
     """Wait for something that nobody tells of."""
-    import time
-
     deadline = time.monotonic() + timeout_s
     while not is_true():
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import signal
 import time
@@ -264,3 +265,20 @@ def test_closing_is_bounded_while_a_peer_is_silent(fresh: list[Side]) -> None:
     began = time.monotonic()
     here.call("close")
     assert time.monotonic() - began < 3 * SILENCE_S
+
+
+def test_an_end_whose_courier_dies_fails_all_pulls_at_once(tmp_path: Path) -> None:
+    _need("courier")
+    with started("courier", tmp_path) as (here, there):
+        for number, side in enumerate((here, there)):
+            side.open(SIZE, SIZE, seed=number, timeout_s=SILENCE_S)
+        assert here.outcome(here.pull(there, (0, 0, OURS, 0, MIB))) is None
+        os.kill(here.courier, signal.SIGSTOP)
+        pulls = [here.pull(there, (0, 0, OURS, 0, SIZE)) for _ in range(3)]
+        os.kill(here.courier, signal.SIGKILL)
+        pulls.append(here.pull(there, (0, 0, OURS, 0, 1)))
+        errors, took_s = here.call("wait", pulls=pulls, timeout_s=20.0)
+        assert all("gone" in error for error in errors)
+        assert took_s < SILENCE_S
+        here.call("notify", peer=there.description, note="nobody carries this")
+        here.call("close")
