@@ -119,6 +119,12 @@ class Overloaded(Unavailable):
     code = "overloaded"
 
 
+class StorageFailed(Unavailable):
+    """Files or batches cannot be read or written now."""
+
+    code = "storage_failed"
+
+
 class DeadlineExceeded(HpcserveError):
     """The request ran longer than the configured limit and was aborted."""
 
