@@ -61,12 +61,12 @@ class Units:
                 self._idle.set()
         if task.cancelled():
             raise WorkerLost(f"{key} was aborted")
-        try:
-            return task.result()
-        except EngineError as err:
-            self._on_death(err.message)
+        error = task.exception()
+        if isinstance(error, EngineError):
+            self._on_death(error.message)
             await self._over.wait()  # else the next one might be sent here, to a dead engine
-            raise
+            raise EngineError(error.message)  # a new one: Dask pickles causes, and this one's leads back to itself
+        return task.result()
 
     async def prefill(self, key: str, requests: Sequence[EngineRequest]) -> list[KvHandle | None]:
         """Compute the prompts and return where each one's KV is; None: the decode worker computes it. As `run`."""
@@ -94,8 +94,10 @@ class Units:
         return True
 
     def close(self) -> None:
-        """The head knows that this worker is over: units of a dead engine may fail now."""
+        """The engine has stopped, and the head knows it: what waited for that fails, and what still runs is aborted."""
         self._over.set()
+        for task in self._running.values():
+            task.cancel()
 
     async def _run_all(self, requests: Sequence[EngineRequest]) -> list[EngineOutput]:
         try:

@@ -142,7 +142,7 @@ class DaskService:
                 asked, failed_now = await self._run(number, asked, take)
                 failed += failed_now
                 reason = "the workers gave requests back"
-            except (Unavailable, ConnectionLost) as err:
+            except (Unavailable, ConnectionLost, WorkerLost) as err:
                 reason = err.message
             if asked:
                 waits += 1
@@ -158,7 +158,7 @@ class DaskService:
         requests = [request for each in prepared.values() for request in each.job.requests]
         try:
             outputs = await self._outputs(number, list(prepared), requests)
-        except (EngineError, WorkerLost) as err:
+        except EngineError as err:
             for each in prepared:
                 each.is_suspect = True
                 each.fail(EngineError(err.message))

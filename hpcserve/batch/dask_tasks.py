@@ -15,6 +15,7 @@ from typing import Any, Literal
 import dask
 import msgspec
 from distributed import Client, KilledWorker
+from distributed.client import FutureCancelledError, FuturesCancelledError
 
 from hpcserve.agent.unit_tasks import decode_unit, prefill_unit, run_unit
 from hpcserve.comm.protocol import UNIT, UnitDemand
@@ -161,10 +162,10 @@ async def _result(future: Any, check: Callable[[], None]) -> bytes:
             check()
     finally:
         waiting.cancel()
-    if waiting.cancelled():  # by Dask, whose futures end so when the scheduler is lost
-        raise ConnectionLost("the scheduler is lost, and its tasks with it")
     try:
         return waiting.result()
+    except (FutureCancelledError, FuturesCancelledError) as err:  # so they end when the scheduler is lost
+        raise ConnectionLost("the scheduler is lost, and its tasks with it") from err
     except KilledWorker as err:
         raise EngineError(f"the workers that ran it died, {err.allowed_failures + 1} of them") from err
     except HpcserveError:
