@@ -11,6 +11,7 @@ from hpcserve.config.models import Config
 from hpcserve.frontend.backend import Backend
 from hpcserve.frontend.tenants import ANYBODY, Tenant
 from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.jobs import JobStore
 from hpcserve.observability.metrics import ServiceMetrics
 from hpcserve.observability.tracing import OpenSpan, Tracer
 
@@ -24,6 +25,7 @@ class Frontend:
     tokenizer: Tokenizer
     metrics: ServiceMetrics
     tracer: Tracer | None = None  # None: requests are not traced
+    jobs: JobStore | None = None  # None: there are no files and batches
     created_at: int = field(default_factory=lambda: int(time.time()))  # Unix time
 
 

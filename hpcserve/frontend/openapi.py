@@ -72,18 +72,39 @@ def _operation(operation: Operation, has_keys: bool) -> dict[str, Any]:
         "security": [{name: []} for name in _SECURITY_SCHEMES] if is_locked else [],
     }
     names = re.findall(r"{(\w+)}", operation.path)
-    if names:
-        described["parameters"] = [
-            {"name": each, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            for each in names
-        ]
+    parameters = [
+        {"name": each, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}} for each in names
+    ]
+    parameters += _query_parameters(operation)
+    if parameters:
+        described["parameters"] = parameters
     if operation.body:
         schemas = [{"$ref": _REF + each.__name__} for each in operation.body]
         content = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": content}}}
+        kind = "multipart/form-data" if operation.is_form else "application/json"
+        described["requestBody"] = {"required": True, "content": {kind: {"schema": content}}}
     errors = (*operation.errors, Unauthorized) if is_locked else operation.errors
     described["responses"] = {"200": _success(operation), **_failures(errors, operation.path)}
     return described
+
+
+def _query_parameters(operation: Operation) -> list[Schema]:
+    if operation.query is None:
+        return []
+    properties = operation.query.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "schema": _without_null(schema)}
+        for name, schema in properties.items()
+    ]
+
+
+def _without_null(schema: Schema) -> Schema:
+    """Return the schema of a parameter: one that is not wanted is left out."""
+    choice: Schema = next((each for each in schema.get("anyOf", ()) if each != {"type": "null"}), {})
+    kept = {name: each for name, each in schema.items() if name not in ("anyOf", "title")}
+    if kept.get("default") is None:
+        kept.pop("default", None)
+    return {**kept, **_untitled(choice)}
 
 
 def _success(operation: Operation) -> dict[str, Any]:

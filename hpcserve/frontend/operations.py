@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from hpcserve import errors
 from hpcserve.errors import HpcserveError
 from hpcserve.frontend import replies
+from hpcserve.frontend.batches.replies import BatchList, BatchObject
+from hpcserve.frontend.batches.schemas import BatchBody, ListBatchesQuery
+from hpcserve.frontend.files.replies import FileDeleted, FileList, FileObject
+from hpcserve.frontend.files.schemas import FileForm, ListFilesQuery
 from hpcserve.frontend.messages import replies as message_replies
 from hpcserve.frontend.messages.schemas import CountTokensBody, MessagesBody
 from hpcserve.frontend.replies import Reply
@@ -37,6 +41,8 @@ _GENERATE: Errors = (
     errors.Overloaded,
     errors.DeadlineExceeded,
 )
+_STORED: Errors = (errors.BadRequest, errors.NotFound, errors.StorageFailed)
+_STORE: Errors = (*_STORED, errors.BodyTooSlow, errors.BodyTooLarge, errors.RateLimited)
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Operation:
     body: tuple[type[Body], ...] = ()  # any of these
     errors: Errors = ()
     needs_key: bool = True  # where keys are asked for at all
+    is_form: bool = False  # the body is multipart/form-data
+    query: type[Body] | None = None  # parameters in the URL
 
 
 OPERATIONS = (
@@ -84,6 +92,24 @@ OPERATIONS = (
     ),
     Operation(
         "POST", "/detokenize", "Get the text of token ids", replies.Detokenized, body=(DetokenizeBody,), errors=_POST
+    ),
+    Operation(
+        "POST", "/v1/files", "Upload a file of requests",
+        FileObject, body=(FileForm,), is_form=True, errors=_STORE,
+    ),
+    Operation("GET", "/v1/files", "List files", FileList, query=ListFilesQuery, errors=_STORED),
+    Operation("GET", "/v1/files/{id}", "Get what is known of a file", FileObject, errors=_STORED),
+    Operation("GET", "/v1/files/{id}/content", "Get a file", "application/octet-stream", errors=_STORED),
+    Operation("DELETE", "/v1/files/{id}", "Delete a file", FileDeleted, errors=_STORED),
+    Operation(
+        "POST", "/v1/batches", "Have a file of requests answered when there is room",
+        BatchObject, body=(BatchBody,), errors=_STORE,
+    ),
+    Operation("GET", "/v1/batches", "List batches", BatchList, query=ListBatchesQuery, errors=_STORED),
+    Operation("GET", "/v1/batches/{id}", "Get one batch", BatchObject, errors=_STORED),
+    Operation(
+        "POST", "/v1/batches/{id}/cancel", "Cancel a batch; what is answered is kept",
+        BatchObject, errors=(*_STORED, errors.RateLimited),
     ),
     Operation("GET", "/v1/models", "List the served models", replies.ModelList),
     Operation(

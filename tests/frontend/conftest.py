@@ -11,7 +11,9 @@ import uvloop
 from fake_backend import FakeBackend
 
 from hpcserve.config.models import Config, FrontendConfig, ModelConfig
+from hpcserve.config.service_models import BatchesConfig
 from hpcserve.frontend import KeyRing, Tokenizer, make_app, start_site
+from hpcserve.jobs import JobStore
 from hpcserve.observability.metrics import ServiceMetrics
 
 if TYPE_CHECKING:
@@ -76,12 +78,15 @@ async def make_server(tokenizer: Tokenizer) -> AsyncIterator[MakeServer]:
             backend: FakeBackend | None = None,
             keys: KeyRing | None = None,
             own_tokenizer: Tokenizer | None = None,
+            jobs: JobStore | None = None,
+            batches: dict[str, object] | None = None,
             **frontend: float,
         ) -> Server:
             backend = backend or FakeBackend()
             metrics = ServiceMetrics(backend.status)
-            config = Config(frontend=FrontendConfig(drain_timeout_s=0.2, **frontend))
-            app = make_app(config, backend, keys, own_tokenizer or tokenizer, metrics)
+            own = BatchesConfig.model_validate(batches or {})
+            config = Config(frontend=FrontendConfig(drain_timeout_s=0.2, **frontend), batches=own)
+            app = make_app(config, backend, keys, own_tokenizer or tokenizer, metrics, jobs=jobs)
             site = await start_site(app, "127.0.0.1", 0)
             stack.push_async_callback(site.close)
             http = await stack.enter_async_context(aiohttp.ClientSession())
