@@ -106,6 +106,8 @@ class Prompts:
         """Return the request of a line."""
         custom_id: Any = None
         prompt: Any
+        if not raw:
+            return None
         if self._is_text:
             try:
                 prompt = raw.decode()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 import click
 
+from hpcserve.cli.batch_submit import make_submit
 from hpcserve.cli.deployment import name_option
 from hpcserve.cli.group import INTERRUPTED
 
@@ -35,6 +36,7 @@ class Given(TypedDict):
     prompts: bool
     prompt_column: str | None
     id_column: str | None
+    shard: str | None
     model: str | None
     system: str | None
     max_tokens: int | None
@@ -80,6 +82,7 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
 @_option("--prompts", "IN has one prompt a line, not a request.", is_flag=True)
 @_option("--prompt-column", "Of a Parquet file.  [default: prompt]", metavar="NAME")
 @_option("--id-column", "Of a Parquet file, with custom ids.  [default: the row's number]", metavar="NAME")
+@_option("--shard", "Do part I of N of the requests only, counted from 0.", metavar="I/N")
 @_option("--model", "For prompts.  [default: the one that is served]", metavar="NAME")
 @_option("--system", "For prompts: the system's message before each.", metavar="TEXT")
 @_option("--max-tokens", "For prompts: longest answer.  [default: what fits]", type=_COUNT, metavar="N")
@@ -126,3 +129,6 @@ def _report(outcome: Outcome, given: Given) -> None:
         say(f"stopped; the same command goes on: what is finished is in {outcome.paths.ledger}")
     elif outcome.tally.num_failed:
         say(f"failed requests are in {outcome.paths.errors}")
+
+
+command.add_command(make_submit(run))

@@ -29,6 +29,7 @@ from hpcserve.batch import (
 from hpcserve.batch.paths import Paths
 from hpcserve.batch.plan import Work
 from hpcserve.batch.progress import show
+from hpcserve.batch.shard import Shard, ShardedSource
 from hpcserve.cli.batch_target import Target, find_target
 from hpcserve.cli.streams import LastingStderr, say
 from hpcserve.errors import ConfigError
@@ -53,9 +54,9 @@ class Outcome:
 def run_batch(ctx: click.Context, given: Given) -> Outcome:
     """Run until all is done or a signal comes. Raises `ConfigError`, `DeploymentError` or `HpcserveError`."""
     paths = Paths(given["output"])
-    source = open_source(given["input"], prompt_column=given["prompt_column"], id_column=given["id_column"])
+    source = open_input(given)
     target, models = asyncio.run(_find_target(ctx, given))
-    plan = Plan(source, _reader(source, given, list(models)), paths, is_fresh=given["fresh"])
+    plan = Plan(source, make_reader(source, given, list(models)), paths, is_fresh=given["fresh"])
     with plan.opened(models) as work:  # not on a loop: it may take a minute, and Ctrl-C ends it at once
         if work.warning:
             say(f"warning: {work.warning}")
@@ -81,7 +82,15 @@ async def _run(work: Work, target: Target, given: Given) -> bool:
                 await asyncio.gather(showing, return_exceptions=True)
 
 
-def _reader(source: Source, given: Given, models: list[str]) -> LineReader:
+def open_input(given: Given) -> Source:
+    """Return the input, or the part of it that is to be done. Raises `ConfigError`."""
+    shard = Shard.parse(given["shard"]) if given["shard"] is not None else None
+    source = open_source(given["input"], prompt_column=given["prompt_column"], id_column=given["id_column"])
+    return source if shard is None else ShardedSource(source, shard)
+
+
+def make_reader(source: Source, given: Given, models: list[str]) -> LineReader:
+    """Return what lines mean by the options. Raises `ConfigError` for those that do not go together."""
     is_table = source.noun == "row"
     for_prompts = {
         "max_tokens": given["max_tokens"],

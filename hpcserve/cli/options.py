@@ -39,6 +39,20 @@ def engine_options(command: _Command) -> _Command:
     return _with(command, [_model(), _engine(), *_files_and_keys()])
 
 
+def slurm_options() -> list[Any]:
+    """Return the options of what is asked of Slurm."""
+    return [
+        _key("--partition", "cluster.slurm.partition", "Slurm partition.", metavar="NAME"),
+        _key("--account", "cluster.slurm.account", "Slurm account.", metavar="NAME"),
+        _key("--walltime,--time", "cluster.slurm.walltime", "Slurm time limit.", metavar="[D-]H:M:S"),
+    ]
+
+
+def set_key(ctx: click.Context, key: str, value: Any, flag: str) -> None:
+    """Set a key of the configuration as the flag would that has it."""
+    ctx.meta.setdefault(_FLAGS, []).append((tuple(key.split(".")), value, flag))
+
+
 def load_config(ctx: click.Context, *, allow_contradictions: bool = False) -> LoadedConfig:
     """Put the configuration together from the options, the environment and the file. Raises `ConfigError`."""
     from hpcserve.config import PoolFlags, Setting, load
@@ -88,9 +102,7 @@ def _options() -> list[Callable[[_Command], _Command]]:
         _size("--mode", "Whether prefill and decode have workers of their own.", kind=click.Choice(MODES)),
         _engine(),
         _key("--cluster", "cluster.kind", "Where workers run.  [default: auto]", kind=click.Choice(CLUSTERS)),
-        _key("--partition", "cluster.slurm.partition", "Slurm partition.", metavar="NAME"),
-        _key("--account", "cluster.slurm.account", "Slurm account.", metavar="NAME"),
-        _key("--walltime,--time", "cluster.slurm.walltime", "Slurm time limit.", metavar="[D-]H:M:S"),
+        *slurm_options(),
         _key("--host", "frontend.host", "Address that the endpoint listens on.  [default: 127.0.0.1]"),
         _key("--port", "frontend.port", "Port of the endpoint; 0: any free one.  [default: 8000]", kind=int),
         _key("--unix-socket", "frontend.unix_socket", "Socket that the endpoint listens on, too.", metavar="PATH"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 
 from hpcserve.cluster.protocol import WorkerSpec
@@ -21,6 +22,11 @@ def agent_options(spec: WorkerSpec, state_dir: Path) -> list[str]:
 def log_file(state_dir: Path, spec: WorkerSpec) -> Path:
     """Return where a worker's output goes."""
     return state_dir / "logs" / f"{spec.worker}.log"
+
+
+def console_script(python: str | None = None) -> str:
+    """Return the path of the `hpcserve` command beside an interpreter, by default this one."""
+    return str(Path(python or sys.executable).with_name("hpcserve"))
 
 
 def describe_exit(*, code: int = 0, signal_number: int = 0) -> str:

@@ -26,7 +26,7 @@ def start(config: Config) -> StateDir:
     config = _resolved(config)
     state = StateDir.of(config.name)
     _refuse_running(state)
-    _check_model(config)
+    check_model(config)
     check_tracing(config.tracing.endpoint)
     check_listening(config.frontend)
     num_workers = sum(config.pools.sizes.values())
@@ -80,7 +80,8 @@ def _refuse_running(state: StateDir) -> None:
         )
 
 
-def _check_model(config: Config) -> None:
+def check_model(config: Config) -> None:
+    """Refuse an engine without a model, and a directory that holds none. Raises `ConfigError`."""
     path = config.model.path
     if path is None:
         if config.engine.kind != "mock":
