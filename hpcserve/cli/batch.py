@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
 import click
 
+from hpcserve.cli import batch_merge
 from hpcserve.cli.batch_submit import make_submit
 from hpcserve.cli.deployment import name_option
 from hpcserve.cli.group import INTERRUPTED
+from hpcserve.cli.options import standalone_options
 
 if TYPE_CHECKING:
     from hpcserve.cli.batch_run import Outcome
 
 SOME_FAILED = 3
+TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h: asked by SIGUSR1 to end, and to be started again
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _COUNT = click.IntRange(1)
@@ -33,6 +36,7 @@ class Given(TypedDict):
     endpoint: str | None
     key_file: Path | None
     over: Literal["dask", "http"] | None
+    standalone: bool
     prompts: bool
     prompt_column: str | None
     id_column: str | None
@@ -79,6 +83,7 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
     "How it is reached.  [default: dask if it is your own, else http]",
     type=click.Choice(("dask", "http")),
 )
+@_option("--standalone", "Bring up a deployment for this, and take it down; --model is its DIR.", is_flag=True)
 @_option("--prompts", "IN has one prompt a line, not a request.", is_flag=True)
 @_option("--prompt-column", "Of a Parquet file.  [default: prompt]", metavar="NAME")
 @_option("--id-column", "Of a Parquet file, with custom ids.  [default: the row's number]", metavar="NAME")
@@ -98,6 +103,7 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
 @_option("--grace", "Seconds that running requests get after Ctrl-C.", type=_POSITIVE, default=30.0, metavar="S")
 @_option("--fresh/--resume", "Start over, over results that are there, or go on.  [default: resume]", default=False)
 @_option("--json,as_json", "Print the summary as JSON.", is_flag=True)
+@standalone_options
 @click.pass_context
 def run(ctx: click.Context, **given: Unpack[Given]) -> None:
     """Send every request in IN and write the answers to OUT, as they come.
@@ -111,7 +117,7 @@ def run(ctx: click.Context, **given: Unpack[Given]) -> None:
     outcome = run_batch(ctx, given)
     _report(outcome, given)
     if not outcome.is_complete:
-        ctx.exit(INTERRUPTED)
+        ctx.exit(TEMPORARY if outcome.is_requeued else INTERRUPTED)
     if outcome.tally.num_failed:
         ctx.exit(SOME_FAILED)
 
@@ -121,9 +127,9 @@ def _report(outcome: Outcome, given: Given) -> None:
     from hpcserve.cli.streams import say
 
     if given["as_json"]:
-        click.echo(json.dumps({**outcome.tally.summary(outcome.gpus), "complete": outcome.is_complete}))
+        click.echo(json.dumps({**outcome.tally.summary(outcome.gpu_s), "complete": outcome.is_complete}))
     else:
-        for line in summary_lines(outcome.tally, outcome.gpus):
+        for line in summary_lines(outcome.tally, outcome.gpu_s):
             say(line)
     if not outcome.is_complete:
         say(f"stopped; the same command goes on: what is finished is in {outcome.paths.ledger}")
@@ -132,3 +138,4 @@ def _report(outcome: Outcome, given: Given) -> None:
 
 
 command.add_command(make_submit(run))
+command.add_command(batch_merge.command)

@@ -32,7 +32,7 @@ class _Submit(click.Command):
 
     def __init__(self, passed: list[click.Parameter], **attributes: Any) -> None:
         super().__init__(**attributes)
-        self._passed = {param.name for param in passed if isinstance(param, click.Option)}
+        self._passed = {param.name for param in passed if isinstance(param, click.Option)} - {"output"}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse twice: once for what was typed, once for what it means."""
