@@ -1,4 +1,4 @@
-"""`hpcserve bench`: one engine in this process, measured and stopped."""
+"""`hpcserve bench`: one engine in this process, measured and stopped. `hpcserve bench kv` is in `bench_kv`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,21 @@ _TOKENS = click.IntRange(1)
 _KILL_TIMEOUT_S = 5.0
 
 
-@click.command("bench")
+class _BenchGroup(click.Group):
+    """One more command, which is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["kv"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "kv":
+            return None
+        from hpcserve.cli.bench_kv import command as kv
+
+        return kv
+
+
+@click.group("bench", cls=_BenchGroup, invoke_without_command=True)
 @engine_options
 @click.option(
     "-o",
@@ -46,6 +60,8 @@ def command(
     Starts one engine here, as a worker would, with the same configuration. Times its steps over prompts of several
     lengths, and over batches that read more and more of the KV cache. The file goes to `hpcserve simulate --timing`.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     from hpcserve.bench import Effort
     from hpcserve.engine.mock.timing_file import write_timing
     from hpcserve.errors import ConfigError

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT_S = 120.0  # pinning hundreds of GB takes its time
 _CLOSE_TIMEOUT_S = 20.0
-_SHORTEST_S, _LONGEST_S = 50e-6, 2e-3
-_WAKEFUL_S = 20e-3
-"""How long the shortest sleep is kept up after something moved: the next pull often comes right after one."""
+_SLEEPS = ((0.02, 50e-6), (2.0, 250e-6), (10.0, 1e-3))
+"""Sleeps for as long as something moved within so many seconds: the next pull often comes soon after one."""
+_LONGEST_S = 2e-3
 
 
 class Core(Protocol):
@@ -179,17 +179,15 @@ class Pace:
 
     def __init__(self) -> None:
         self._last_moved = time.monotonic()
-        self._sleep_s = _SHORTEST_S
 
     def wait(self, wake: threading.Event, *, has_moved: bool) -> None:
         """Sleep until it is time to look again, or until `wake` is set."""
         now = time.monotonic()
         if has_moved:
-            self._last_moved, self._sleep_s = now, _SHORTEST_S
+            self._last_moved = now
             return
-        wake.wait(self._sleep_s)
-        if now - self._last_moved > _WAKEFUL_S:
-            self._sleep_s = min(2 * self._sleep_s, _LONGEST_S)
+        idle_s = now - self._last_moved
+        wake.wait(next((sleep_s for within_s, sleep_s in _SLEEPS if idle_s < within_s), _LONGEST_S))
 
 
 def _drain(queue: deque[Finished] | deque[bytes]) -> list:  # type: ignore[type-arg]  # of the same items
