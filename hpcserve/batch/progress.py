@@ -64,9 +64,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def summary_lines(tally: Tally, gpus: int | None) -> list[str]:
-    """Return what a run came to."""
-    told = tally.summary(gpus)
+def summary_lines(tally: Tally, gpu_s: float | None) -> list[str]:
+    """Return what a run came to; see `Tally.summary`."""
+    told = tally.summary(gpu_s)
     before = f" ({tally.num_before:,} of them before)" if tally.num_before else ""
     hits = f"{hit_rate(tally):.0%} prefix hits"
     lines = [
@@ -75,6 +75,6 @@ def summary_lines(tally: Tally, gpus: int | None) -> list[str]:
         f"{duration(tally.elapsed_s)}: {told['requests_per_s']:,.1f} requests/s, "
         f"{told['prompt_tokens_per_s']:,.0f} prompt and {told['output_tokens_per_s']:,.0f} output tokens/s",
     ]
-    if gpus:
-        lines.append(f"{told['gpu_hours']:,.2f} GPU-hours ({gpus} GPUs)")
+    if gpu_s:
+        lines.append(f"{told['gpu_hours']:,.2f} GPU-hours")
     return lines

@@ -94,8 +94,8 @@ class Tally:
         rate = self.rates()[0]
         return (self.num_requests - self.num_finished) / rate if rate > 0 else None
 
-    def summary(self, gpus: int | None = None) -> dict[str, Any]:
-        """Return the run as a JSON object; `gpus` are those of the deployment, where it is known."""
+    def summary(self, gpu_s: float | None = None) -> dict[str, Any]:
+        """Return the run as a JSON object; `gpu_s` are seconds of all GPUs together, where that is known."""
         seconds = self.elapsed_s
         result: dict[str, Any] = {
             "requests": self.num_requests,
@@ -111,6 +111,6 @@ class Tally:
             "prompt_tokens_per_s": round(self.prompt_tokens / seconds, 3) if seconds else 0.0,
             "output_tokens_per_s": round(self.output_tokens / seconds, 3) if seconds else 0.0,
         }
-        if gpus:
-            result["gpu_hours"] = round(gpus * seconds / 3600, 4)
+        if gpu_s:
+            result["gpu_hours"] = round(gpu_s / 3600, 4)
         return result

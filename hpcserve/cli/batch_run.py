@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import click
@@ -30,12 +32,18 @@ from hpcserve.batch.paths import Paths
 from hpcserve.batch.plan import Work
 from hpcserve.batch.progress import show
 from hpcserve.batch.shard import Shard, ShardedSource
-from hpcserve.cli.batch_target import Target, find_target
+from hpcserve.cli.batch_target import Target, find_target, gpus_a_worker, target_of
+from hpcserve.cli.interrupts import Interrupted
+from hpcserve.cli.options import first_given
+from hpcserve.cli.ranks import leading
+from hpcserve.cli.standalone import Standalone, own_deployment
 from hpcserve.cli.streams import LastingStderr, say
 from hpcserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcserve.cli.batch import Given
+    from hpcserve.state import StateDir
+    from hpcserve.types import Status
 
 _OTHER_FILES = 256
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -48,35 +56,97 @@ class Outcome:
     is_complete: bool
     tally: Tally
     paths: Paths
-    gpus: int | None
+    gpu_s: float | None  # seconds of all GPUs together, where they are known
+    is_requeued: bool = False  # it is not complete because it was asked to end and to be started again
+
+
+@dataclass
+class _Ending:
+    """How a run is asked to end, and why."""
+
+    stop: Stop = field(default_factory=Stop)
+    is_requeued: bool = False
+
+    def interrupt(self) -> None:
+        """Take no more requests; a second time: leave those that run."""
+        say("stopping; once more leaves running requests" if not self.stop.soon.is_set() else "leaving")
+        self.stop.ask()
+
+    def requeue(self, *_: object) -> None:
+        """Take no more requests: the job ends soon, and another one goes on. Only the first time counts."""
+        if not self.is_requeued:
+            self.is_requeued = True
+            say("stopping, to be started again")
+            self.stop.ask()
 
 
 def run_batch(ctx: click.Context, given: Given) -> Outcome:
     """Run until all is done or a signal comes. Raises `ConfigError`, `DeploymentError` or `HpcserveError`."""
-    paths = Paths(given["output"])
+    ending = _Ending()
+    before = signal.signal(signal.SIGUSR1, ending.requeue)
+    try:
+        if given["standalone"]:
+            own = own_deployment(ctx, given)
+            with leading(own.config):
+                return _checked(given, own.models(), partial(_run_standalone, own, given, ending))
+        if (flag := first_given(ctx)) is not None:
+            raise ConfigError(f"{flag} is for --standalone; a deployment that runs has its configuration")
+        target, models = asyncio.run(_find_target(ctx, given))
+        return _checked(given, models, partial(_run_on, target, given, ending))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _checked(
+    given: Given, models: dict[str, int | None], run: Callable[[Work], Coroutine[Any, Any, Outcome]]
+) -> Outcome:
+    """Check the input, or what is left of it, and run that."""
     source = open_input(given)
-    target, models = asyncio.run(_find_target(ctx, given))
-    plan = Plan(source, make_reader(source, given, list(models)), paths, is_fresh=given["fresh"])
+    plan = Plan(source, make_reader(source, given, list(models)), Paths(given["output"]), is_fresh=given["fresh"])
     with plan.opened(models) as work:  # not on a loop: it may take a minute, and Ctrl-C ends it at once
         if work.warning:
             say(f"warning: {work.warning}")
         if work.tally.num_before:
             say(f"going on: {work.tally.num_before:,} of {work.tally.num_requests:,} requests are finished")
-        is_complete = uvloop.run(_run(work, target, given))
-        return Outcome(is_complete, work.tally, paths, target.gpus)
+        return uvloop.run(run(work))
 
 
-async def _run(work: Work, target: Target, given: Given) -> bool:
+async def _run_standalone(own: Standalone, given: Given, ending: _Ending, work: Work) -> Outcome:
+    """Bring engines up, run, and take them down."""
+    paths, num_gpus = work.plan.paths, 0
+
+    async def serve(state: StateDir, status: Status) -> bool:
+        nonlocal num_gpus
+        num_gpus = gpus_a_worker(state.read_config()) or 0
+        return await _run(work, target_of(state, status), given, ending)
+
+    if work.tally.num_finished == work.tally.num_requests:
+        return Outcome(True, work.tally, paths, None)
+    is_complete = False
+    with suppress(Interrupted):
+        is_complete = await own.run(serve)
+    is_requeued = ending.is_requeued or own.interrupts.last is signal.SIGUSR1
+    gpu_s = num_gpus * own.engine_time.total_s(time.monotonic())
+    return Outcome(is_complete, work.tally, paths, gpu_s or None, is_requeued and not is_complete)
+
+
+async def _run_on(target: Target, given: Given, ending: _Ending, work: Work) -> Outcome:
+    is_complete = await _run(work, target, given, ending)
+    gpu_s = target.num_gpus * work.tally.elapsed_s if target.num_gpus else None
+    return Outcome(is_complete, work.tally, work.plan.paths, gpu_s, ending.is_requeued and not is_complete)
+
+
+async def _run(work: Work, target: Target, given: Given, ending: _Ending) -> bool:
     patience = Patience(attempts=given["attempts"], silence_s=given["patience"])
     target = target if given["concurrency"] is None else target.narrowed(given["concurrency"])
     async with target.opened(given["over"], patience, given["priority"]) as service:
         if service.unit_size == 1:
             _allow_connections(target.window)
-        with _stop_on_signals() as stop:
+        with _on_signals(ending):
             showing = asyncio.create_task(show(work.tally, Console(file=cast("IO[str]", LastingStderr())), say))
             try:
                 num_units = max(1, target.window // service.unit_size)
-                return await Batch(work, service, stop, window=num_units, grace_s=given["grace"]).run()
+                return await Batch(work, service, ending.stop, window=num_units, grace_s=given["grace"]).run()
             finally:
                 showing.cancel()
                 await asyncio.gather(showing, return_exceptions=True)
@@ -98,7 +168,7 @@ def make_reader(source: Source, given: Given, models: list[str]) -> LineReader:
         "top_p": given["top_p"],
         "seed": given["seed"],
         "system": given["system"],
-        "model": given["model"],
+        "model": None if given["standalone"] else given["model"],
     }
     told: dict[str, Any] = {name: value for name, value in for_prompts.items() if value is not None}
     if not given["prompts"] and not is_table:
@@ -127,18 +197,13 @@ def _allow_connections(num: int) -> None:
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[Stop]:
+def _on_signals(ending: _Ending) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    stop = Stop()
-
-    def ask() -> None:
-        say("stopping; once more leaves running requests" if not stop.soon.is_set() else "leaving")
-        stop.ask()
-
     for number in _SIGNALS:
-        loop.add_signal_handler(number, ask)
+        loop.add_signal_handler(number, ending.interrupt)
+    loop.add_signal_handler(signal.SIGUSR1, ending.requeue)
     try:
-        yield stop
+        yield
     finally:
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, signal.SIGUSR1):
             loop.remove_signal_handler(number)

@@ -41,7 +41,7 @@ class Target:
     state: StateDir | None = None  # of a deployment of one's own
     window: int = _DEFAULT_WINDOW  # requests under way
     unit_size: int = 1  # requests in a Dask task
-    gpus: int | None = None
+    num_gpus: int | None = None
 
     def narrowed(self, window: int) -> Target:
         """Return the same with so many requests under way, in at least a few units."""
@@ -131,8 +131,12 @@ def _unit_size(engines: list[EngineInfo]) -> int:
     return max(1, min(smallest // _UNITS_AN_ENGINE, _MAX_UNIT))
 
 
+def gpus_a_worker(config: Config) -> int | None:
+    """Return how many GPUs each worker holds, as far as it was asked for."""
+    return config.cluster.slurm.gpus if config.cluster.kind == "slurm" else None
+
+
 def _gpus(status: Status, config: Config) -> int | None:
-    """Return how many GPUs the ready workers hold, as far as it was asked for."""
-    per_worker = config.cluster.slurm.gpus if status.cluster == "slurm" else None
+    per_worker = gpus_a_worker(config)
     num_ready = sum(each.state is WorkerState.READY for each in status.workers)
     return per_worker * num_ready if per_worker else None

@@ -39,6 +39,20 @@ def engine_options(command: _Command) -> _Command:
     return _with(command, [_model(), _engine(), *_files_and_keys()])
 
 
+def standalone_options(command: _Command) -> _Command:
+    """Add the options of `up` that say which workers there are: for commands that bring up their own deployment."""
+    return _with(command, [*_workers(), _policy(), *_files_and_keys()])
+
+
+def first_given(ctx: click.Context) -> str | None:
+    """Return an option for the configuration that was given, or None."""
+    flags = [flag for _, _, flag in ctx.meta.get(_FLAGS, [])]
+    sizes = [f"--{name}" for name, value in ctx.meta.get(_SIZES, {}).items() if value is not None]
+    files = ["--config"] if ctx.meta.get(_FILE) else []
+    assignments = ["--set"] if ctx.meta.get(_ASSIGNMENTS) else []
+    return next(iter([*flags, *sizes, *files, *assignments]), None)
+
+
 def slurm_options() -> list[Any]:
     """Return the options of what is asked of Slurm."""
     return [
@@ -96,6 +110,19 @@ def _options() -> list[Callable[[_Command], _Command]]:
     return [
         _key("--name", "name", "Name of the deployment; several can run side by side.  [default: default]"),
         _model(),
+        *_workers(),
+        _key("--host", "frontend.host", "Address that the endpoint listens on.  [default: 127.0.0.1]"),
+        _key("--port", "frontend.port", "Port of the endpoint; 0: any free one.  [default: 8000]", kind=int),
+        _key("--unix-socket", "frontend.unix_socket", "Socket that the endpoint listens on, too.", metavar="PATH"),
+        _key("--frontends", "frontend.processes", "Processes on the one port.  [default: 1]", kind=int, metavar="N"),
+        _policy(),
+        _option("--no-auth", _keep_no_auth, "Ask clients for no key, even where others can connect.", is_flag=True),
+        *_files_and_keys(),
+    ]
+
+
+def _workers() -> list[Any]:
+    return [
         _size("--nodes", "Workers in all; a quarter of them prefills when disaggregated."),
         _size("--prefill", "Prefill workers; implies --mode disaggregated."),
         _size("--decode", "Decode workers; implies --mode disaggregated."),
@@ -103,14 +130,11 @@ def _options() -> list[Callable[[_Command], _Command]]:
         _engine(),
         _key("--cluster", "cluster.kind", "Where workers run.  [default: auto]", kind=click.Choice(CLUSTERS)),
         *slurm_options(),
-        _key("--host", "frontend.host", "Address that the endpoint listens on.  [default: 127.0.0.1]"),
-        _key("--port", "frontend.port", "Port of the endpoint; 0: any free one.  [default: 8000]", kind=int),
-        _key("--unix-socket", "frontend.unix_socket", "Socket that the endpoint listens on, too.", metavar="PATH"),
-        _key("--frontends", "frontend.processes", "Processes on the one port.  [default: 1]", kind=int, metavar="N"),
-        _key("--policy", "router.policy", "How workers are chosen.  [default: kv]", kind=click.Choice(POLICIES)),
-        _option("--no-auth", _keep_no_auth, "Ask clients for no key, even where others can connect.", is_flag=True),
-        *_files_and_keys(),
     ]
+
+
+def _policy() -> Any:
+    return _key("--policy", "router.policy", "How workers are chosen.  [default: kv]", kind=click.Choice(POLICIES))
 
 
 def _model() -> Any:

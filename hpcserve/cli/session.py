@@ -6,8 +6,10 @@ Whatever happens between start and SERVING (an error, the time limit, a signal),
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from hpcserve.cli.backend import Backend, changes
 from hpcserve.cli.describe import is_complete, unfinished, why_hopeless
@@ -21,6 +23,8 @@ from hpcserve.errors import DeploymentError, HpcserveError, StartError
 from hpcserve.observability.log_files import tail
 from hpcserve.state import StateDir
 from hpcserve.types import Phase, Status
+
+_Result = TypeVar("_Result")
 
 DEFAULT_TIMEOUT_S = 600.0
 SETTLE_S = 20.0  # how long an endpoint that answers is held back for the workers that are still coming up
@@ -36,6 +40,7 @@ class Session:
     timeout_s: float | None  # to SERVING; None: the default
     announce: Callable[[StateDir, Status], None]  # called once, when it serves
     interrupts: Interrupts = field(default_factory=Interrupts)
+    on_status: Callable[[Status], None] = lambda _: None  # called with all that is seen
 
     async def run(self) -> int:
         """Return the exit code. Raises as `serve.start` does, `StartError`, and `DeploymentError` for a dead head."""
@@ -43,6 +48,16 @@ class Session:
             # not interrupted: a signal during it is noted, and acts as soon as there is something to stop
             state = await asyncio.to_thread(self.serve.start, self.config)
             return await _Started(self, state, Screen(state.logs)).run()
+
+    async def during(self, work: Callable[[StateDir, Status], Coroutine[Any, Any, _Result]]) -> _Result:
+        """Return what `work` returns, which is called once it serves; then, or however it ends, take all down.
+
+        `work` may take the signals over. Raises `Interrupted` for one that comes while it does not run, and besides as
+        `run`; `DeploymentError` when the head goes away meanwhile.
+        """
+        with self.interrupts:
+            state = await asyncio.to_thread(self.serve.start, self.config)
+            return await _Started(self, state, Screen(state.logs)).around(work)
 
 
 @dataclass(frozen=True)
@@ -68,6 +83,36 @@ class _Started:
             raise
         return await self._hold() if self.session.attached else 0
 
+    async def around(self, work: Callable[[StateDir, Status], Coroutine[Any, Any, _Result]]) -> _Result:
+        """Come up, do the work, and go down."""
+        try:
+            with self.screen.table() as view:
+                status = await self.session.interrupts.during(self._come_up(view))
+            self.session.announce(self.state, status)
+            return await self._while_it_runs(work(self.state, status))
+        finally:
+            with self.session.interrupts:  # what the work has taken over
+                await self._take_down()
+
+    async def _while_it_runs(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        working = asyncio.create_task(work)
+        watching = asyncio.create_task(self._until_gone())
+        try:
+            await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            raise DeploymentError(await self._last_words())
+        finally:
+            watching.cancel()
+            working.cancel()
+            await asyncio.gather(working, watching, return_exceptions=True)
+
+    async def _until_gone(self) -> None:
+        with suppress(HpcserveError):
+            async with changes(self.session.serve.watch(self.state)) as statuses:
+                async for status in statuses:
+                    self.session.on_status(status)
+
     async def _come_up(self, view: View) -> Status:
         status: Status | None = None
         settling = False
@@ -75,6 +120,7 @@ class _Started:
         try:
             async with asyncio.timeout(timeout_s) as limit, changes(self.session.serve.watch(self.state)) as statuses:
                 async for status in statuses:
+                    self.session.on_status(status)
                     view.update(status)
                     if status.phase is Phase.SERVING:
                         if is_complete(status):
@@ -140,6 +186,7 @@ class _Started:
     async def _stop(self, view: View, *, force: bool) -> None:
         async with changes(self.session.serve.stop(self.state, force=force)) as statuses:
             async for status in statuses:
+                self.session.on_status(status)
                 view.update(status)
 
     def _is_gone(self) -> bool:

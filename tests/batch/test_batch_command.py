@@ -144,8 +144,8 @@ async def test_a_terminal_gets_a_bar() -> None:
 def test_a_summary_has_gpu_hours_where_gpus_are_known() -> None:
     tally = Tally(2)
     tally.started -= 1800
-    assert tally.summary(8)["gpu_hours"] == pytest.approx(4, rel=0.01)
-    assert summary_lines(tally, 8)[-1] == "4.00 GPU-hours (8 GPUs)"
+    assert tally.summary(8 * 1800)["gpu_hours"] == pytest.approx(4, rel=0.01)
+    assert summary_lines(tally, 8 * 1800)[-1] == "4.00 GPU-hours"
     assert "left" not in line(tally)
 
 
