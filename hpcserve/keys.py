@@ -26,6 +26,9 @@ from hpcserve.state import StateDir
 OWNER = "default"
 """The tenant of the deployment's own key (`StateDir.key_file`), which is not in the file of keys."""
 
+TENANT_HEADER = "x-hpcserve-tenant"
+"""Names the tenant that a request with the deployment's own key is sent for. With any other key it means nothing."""
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z"
 
 Limit = Annotated[int, msgspec.Meta(ge=1)]

@@ -56,7 +56,7 @@ def check_input(source: Source, reader: LineReader, models: Mapping[str, int | N
         elif item is not None:
             ids.append(xxhash.xxh3_64_intdigest(item.custom_id.encode()))
             numbers.append(number)
-            message = wrong_body(item) or _not_served(item, models)
+            message = wrong_body(item) or not_served(item, models)
             if message:
                 findings.add(number, message)
     _find_duplicates(source, reader, _candidates(ids, numbers), findings)
@@ -75,7 +75,8 @@ def take_fingerprint(source: Source) -> Fingerprint:
     return fingerprint
 
 
-def _not_served(item: Item, models: Mapping[str, int | None]) -> str | None:
+def not_served(item: Item, models: Mapping[str, int | None]) -> str | None:
+    """Return why none of `models` can take a request as it is, or None: its model, or its length as far as known."""
     model = str(item.body["model"])
     if model not in models:
         return f"body: the model {model[:100]!r} is not served; served: {', '.join(models)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import aiohttp
 
 from hpcserve.errors import ConfigError
+from hpcserve.keys import TENANT_HEADER
 
 _CONNECT_TIMEOUT_S = 30.0
 
@@ -21,6 +22,7 @@ class Endpoint:
     key: str | None = None
     unix_socket: str | None = None  # path; the host in `url` is not looked up then
     ca_file: Path | None = None  # trusted besides the system's
+    tenant: str | None = None  # whom it is asked for; only the deployment's own key may say so
 
     @property
     def name(self) -> str:
@@ -42,6 +44,8 @@ def connect(endpoint: Endpoint, timeout_s: float) -> aiohttp.ClientSession:
     headers = {"Content-Type": "application/json"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
+    if endpoint.tenant:
+        headers[TENANT_HEADER] = endpoint.tenant
     timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
     return aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout)
 

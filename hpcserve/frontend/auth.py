@@ -11,6 +11,7 @@ from hpcserve.config.models import Config
 from hpcserve.errors import Unauthorized
 from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.keys import OWNER, TENANT_HEADER
 
 _OPEN_ROUTES = frozenset({"/health", "/live", "/openapi.json", "/docs", "/", "/page/{name}"})
 
@@ -37,7 +38,10 @@ def require_key(keys: KeyRing) -> Middleware:
         if resource is not None and resource.canonical in _OPEN_ROUTES:
             return await handler(request)
         tenant = request[RECORD].tenant = await keys.find(_key_of(request))
-        if request.method != "POST":
+        acts_for = request.headers.get(TENANT_HEADER) if tenant.name == OWNER else None
+        if acts_for is not None:
+            request[RECORD].tenant = keys.acting_for(tenant, acts_for)
+        if request.method != "POST" or acts_for is not None:
             return await handler(request)
         async with tenant.meter.running():
             return await handler(request)

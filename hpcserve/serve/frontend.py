@@ -29,6 +29,7 @@ from hpcserve.frontend.site import Site, start_site
 from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.usage_recorder import UsageRecorder
 from hpcserve.garbage import collect_rarely
+from hpcserve.jobs import JobStore, jobs_directory
 from hpcserve.keys import KeyFile
 from hpcserve.observability.logging import configure_logging
 from hpcserve.observability.metrics import DispatchCounts, ServiceMetrics
@@ -63,7 +64,8 @@ async def run_frontend(config: Config, state: StateDir, index: int = 0, port: in
         await stack.enter_async_context(UsageRecorder(metrics.tenants, UsageFile(state)))
         if config.frontend.processes > 1:
             head.samples, metrics.siblings = metrics.samples, head.others
-        app = make_app(config, dispatcher, _keys(config, state, head), tokenizer, metrics, tracer)
+        jobs = JobStore(jobs_directory(config, state)) if config.batches.enabled else None
+        app = make_app(config, dispatcher, _keys(config, state, head), tokenizer, metrics, tracer, jobs)
         head.traffic = metrics.traffic
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)

@@ -35,6 +35,7 @@ from hpcserve.observability.log_files import tail
 from hpcserve.observability.logging import configure_logging
 from hpcserve.router.backfill import BackfillRule
 from hpcserve.router.router import Router
+from hpcserve.serve.batch_keeper import BatchKeeper
 from hpcserve.serve.frontend_keeper import FrontendKeeper
 from hpcserve.serve.listening import address_warnings, plain_http_warnings
 from hpcserve.state import HeadRecord, Proc, StateDir
@@ -100,6 +101,7 @@ class HeadProcess:
             tail=lambda worker: "\n".join(tail(state.logs / f"{worker}.log", _LOG_LINES)),
         )
         self._frontends = FrontendKeeper(state, config.frontend)
+        self._batches = BatchKeeper(config, state)
 
     async def run(self) -> None:
         """Serve until stopped. Raises `HpcserveError` if the deployment cannot work; then nothing is left, either."""
@@ -167,6 +169,7 @@ class HeadProcess:
                 keep(self._history, lambda: (self.status(), self._service.traffic.total())), name="keep the history"
             ),
             asyncio.create_task(self._frontends.run(), name="keep the frontends"),
+            asyncio.create_task(self._batches.run(), name="keep the batch runner"),
         }
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -199,6 +202,7 @@ class HeadProcess:
         publishing = asyncio.create_task(self._service.publish_loop())
         self._service.refuse()
         try:
+            await self._batches.stop()
             await self._drain()
             await self._frontends.stop()
             await self._reconciler.stop_all(force=self._is_forced.is_set())
