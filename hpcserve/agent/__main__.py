@@ -14,6 +14,8 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hpcserve.agent.membership import DASK_CONFIG
@@ -32,15 +34,37 @@ _IGNORED = ("--nthreads", "--memory-limit", "--death-timeout", "--local-director
 
 def main(argv: list[str] | None = None) -> int:
     """Run one node agent to its end and return its exit code."""
+    import uvloop
+
+    async def live() -> None:
+        with opened_agent(argv) as agent:
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, _stop_or_die, agent)
+            loop.add_signal_handler(signal.SIGINT, agent.stop)
+            await agent.run()
+
+    try:
+        uvloop.run(live())
+    except HpcserveError as err:
+        log.error("%s", err.message)
+        return err.exit_code
+    return 0
+
+
+@contextmanager
+def opened_agent(argv: list[str] | None) -> Iterator[NodeAgent]:
+    """Make the agent that a command line means, on the running loop; its scratch directory is removed in the end.
+
+    Raises `HpcserveError` where it cannot be made.
+    """
+    import dask
+
     args = _parse(argv)
     state = StateDir(args.state_dir)
     config = state.read_config()
     configure_logging(config.log_level, config.log_format)
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f"hpcserve-{args.name}-", dir=scratch_root(config)))
-    except HpcserveError as err:
-        log.error("%s", err.message)
-        return err.exit_code
+    dask.config.set(DASK_CONFIG)
+    scratch = Path(tempfile.mkdtemp(prefix=f"hpcserve-{args.name}-", dir=scratch_root(config)))
     try:
         spec = NodeSpec(
             worker=WorkerId(args.name),
@@ -49,29 +73,9 @@ def main(argv: list[str] | None = None) -> int:
             host=announce_host(config),
             scratch=scratch,
         )
-        return _run(spec, config, state)
-    except HpcserveError as err:
-        log.error("%s", err.message)
-        return err.exit_code
+        yield NodeAgent(spec, config, state)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _run(spec: NodeSpec, config: Config, state: StateDir) -> int:
-    import dask
-    import uvloop
-
-    dask.config.set(DASK_CONFIG)
-
-    async def live() -> None:
-        agent = NodeAgent(spec, config, state)
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, _stop_or_die, agent)
-        loop.add_signal_handler(signal.SIGINT, agent.stop)
-        await agent.run()
-
-    uvloop.run(live())
-    return 0
 
 
 def _stop_or_die(agent: NodeAgent) -> None:

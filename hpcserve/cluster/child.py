@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hpcserve.cluster.command import describe_exit
-from hpcserve.errors import ClusterError
+from hpcserve.errors import ClusterError, HpcserveError
+
+if TYPE_CHECKING:
+    from hpcserve.agent.node import NodeAgent
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -48,11 +52,7 @@ class AgentProcess:
     @classmethod
     async def start(cls, command: Sequence[str], environ: Mapping[str, str], log: Path) -> AgentProcess:
         """Run `command` with its output appended to `log`, which only this user can read. Raises `ClusterError`."""
-        try:
-            log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        except OSError as err:
-            raise ClusterError(f"cannot write the log {log}: {err.strerror}") from err
+        output = _open_log(log)
         libc = ctypes.CDLL(None)
         rank = os.getpid()
 
@@ -101,6 +101,73 @@ class AgentProcess:
     def _kill_session(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class AgentInside:
+    """An agent as a task of the rank's own process, which is one of MPI's. A rank holds one in its life.
+
+    Its log is the process's from then on. Where it fails the process ends, and `mpirun` ends the world with it.
+    """
+
+    def __init__(self, agent: NodeAgent, task: asyncio.Task[None]) -> None:
+        self._agent = agent
+        self._task = task
+        self.pid = os.getpid()
+
+    @classmethod
+    async def start(cls, args: Sequence[str], environ: Mapping[str, str], log: Path) -> AgentInside:
+        """Begin to run it here. Raises `ClusterError`."""
+        from hpcserve.agent.__main__ import opened_agent
+
+        os.environ.update(environ)
+        _write_into(log)
+        started: asyncio.Future[NodeAgent] = asyncio.get_running_loop().create_future()
+
+        async def live() -> None:
+            with opened_agent(list(args)) as agent:
+                started.set_result(agent)
+                await agent.run()
+
+        task = asyncio.create_task(live(), name="agent")
+        await asyncio.wait((task, started), return_when=asyncio.FIRST_COMPLETED)
+        if not started.done():
+            error = task.exception()
+            raise ClusterError(f"the agent cannot start: {error}") from error
+        return cls(started.result(), task)
+
+    async def wait(self) -> str:
+        """Return how it ended in good order; what failed ends the process."""
+        try:
+            await self._task
+        except HpcserveError as err:
+            logging.getLogger(__name__).error("%s", err.message)
+            os._exit(1)
+        return describe_exit()
+
+    def drain(self) -> None:
+        """Have it end in good order."""
+        self._agent.stop()
+
+    def kill(self) -> None:
+        """End the process, and so the world: what hangs in here cannot leave MPI in order."""
+        os._exit(137)
+
+
+def _write_into(log: Path) -> None:
+    """Have standard output and standard error go to a log from now on."""
+    output = _open_log(log)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+
+
+def _open_log(log: Path) -> int:
+    """Return a descriptor that appends to a file which only this user can read. Raises `ClusterError`."""
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as err:
+        raise ClusterError(f"cannot write the log {log}: {err.strerror}") from err
 
 
 def agent_command(module: str, args: Sequence[str]) -> list[str]:

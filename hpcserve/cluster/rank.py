@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from hpcserve.cluster import world
-from hpcserve.cluster.child import AgentProcess, Child, agent_command
+from hpcserve.cluster.child import AgentInside, AgentProcess, Child, agent_command
 from hpcserve.cluster.launcher import Launch, node_name, num_threads, read_devices, read_launch, without_launcher
 from hpcserve.cluster.rank_protocol import Ended, Hello, Order, Running, Signal, Started, read_rendezvous
 from hpcserve.comm.channel import Channel, connect
@@ -159,7 +159,7 @@ class Rank:
                 self._agent.end(told.how)
         elif op == "leave":
             if self._agent is not None:
-                self._agent.end("kill")
+                self._agent.end("drain" if self._agent.is_inside else "kill")
             self._leaving.set()
         else:
             log.warning("ignored a message %r", op)
@@ -171,7 +171,8 @@ class Rank:
         if self._agent is not None or self._leaving.is_set():
             raise BadRequest(f"rank {self._launch.rank} is not free for {order.job_id}")
         child = await _start_child(order)
-        self._agent = _Agent(child, Running(job_id=order.job_id, started_at=time.time()))
+        running = Running(job_id=order.job_id, started_at=time.time())
+        self._agent = _Agent(child, running, is_inside=order.is_inside)
         self._agent.ended.add_done_callback(partial(self._tell_end, order.job_id))
         return Started(pid=child.pid, started_at=self._agent.running.started_at)
 
@@ -194,9 +195,10 @@ class Rank:
 class _Agent:
     """The agent that the rank holds now."""
 
-    def __init__(self, child: Child, running: Running) -> None:
+    def __init__(self, child: Child, running: Running, *, is_inside: bool) -> None:
         self._child = child
         self.running = running
+        self.is_inside = is_inside  # the rank's own process
         self.ended = asyncio.ensure_future(child.wait())
         self._was_asked = False
 
@@ -210,6 +212,9 @@ class _Agent:
 
 async def _start_child(order: Order) -> Child:
     threads = order.threads or num_threads(order.workers_on_node)
+    if order.is_inside:
+        given = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))} | order.environment
+        return await AgentInside.start(order.args, given, Path(order.log))
     environ = {"OMP_NUM_THREADS": str(threads)} | without_launcher(os.environ) | order.environment
     return await AgentProcess.start(agent_command(order.module, order.args), environ, Path(order.log))
 
