@@ -68,7 +68,10 @@ def _submit(ctx: click.Context, **given: Any) -> None:
     """
     from hpcserve.cluster.batch_script import render
 
+    given["standalone"] = True
     set_key(ctx, "cluster.kind", "mpi", "--cluster")
+    if given["model"] is not None:
+        set_key(ctx, "model.path", given["model"], "--model")
     config = load_config(ctx).config
     job = _job(ctx, config, given)
     num_requests = _check(config, given)

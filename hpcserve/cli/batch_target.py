@@ -133,7 +133,7 @@ def _unit_size(engines: list[EngineInfo]) -> int:
 
 def gpus_a_worker(config: Config) -> int | None:
     """Return how many GPUs each worker holds, as far as it was asked for."""
-    return config.cluster.slurm.gpus if config.cluster.kind == "slurm" else None
+    return config.cluster.slurm.gpus if config.cluster.kind in ("slurm", "mpi") else None
 
 
 def _gpus(status: Status, config: Config) -> int | None:

@@ -22,7 +22,7 @@ def _model(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
 
 def _gpus(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     tensor_parallel, gpus = config.model.tensor_parallel, config.cluster.slurm.gpus
-    if config.cluster.kind == "slurm" and tensor_parallel and gpus and tensor_parallel > gpus:
+    if config.cluster.kind in ("slurm", "mpi") and tensor_parallel and gpus and tensor_parallel > gpus:
         yield (
             f"model.tensor_parallel = {tensor_parallel} ({origins['model.tensor_parallel']}) is more than "
             f"cluster.slurm.gpus = {gpus} ({origins['cluster.slurm.gpus']}): one worker lives in one job"
