@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from hpcserve.agent.preflight import Exhibition
 from hpcserve.comm.channel import Channel, Listener
 from hpcserve.comm.tls import Identity
 from hpcserve.engine.protocol import AsyncEngine
@@ -24,11 +25,16 @@ class DataPlane:
     """Runs the requests that frontends send on one engine. A connection that ends takes its requests with it."""
 
     def __init__(
-        self, engine: AsyncEngine, identity: Identity, on_request: Callable[[EngineRequest], None] | None = None
+        self,
+        engine: AsyncEngine,
+        identity: Identity,
+        on_request: Callable[[EngineRequest], None] | None = None,
+        exhibition: Exhibition | None = None,
     ) -> None:
-        """`on_request` is told of each request before the engine is."""
+        """`on_request` is told of each request before the engine is. `exhibition`: what other agents check KV with."""
         self._engine = engine
         self._on_request = on_request
+        self.exhibition = exhibition
         self._listener = Listener(self._open_session, identity)
         self._num_running = 0
         self._idle = asyncio.Event()
@@ -114,7 +120,10 @@ class _Session:
         self._running: dict[RequestId, asyncio.Task[None]] = {}
 
     async def on_call(self, op: str, body: msgspec.Raw) -> object:
-        raise BadRequest(f"agents answer no call {op!r}")
+        exhibition = self._plane.exhibition
+        if op != "preflight" or exhibition is None:
+            raise BadRequest(f"agents answer no call {op!r}")
+        return await exhibition.show(self)
 
     def on_message(self, op: str, body: msgspec.Raw) -> None:
         if op == "generate":
@@ -129,6 +138,8 @@ class _Session:
     def on_close(self) -> None:
         for task in self._running.values():
             task.cancel()
+        if self._plane.exhibition is not None:
+            self._plane.exhibition.leave(self)
 
     def _generate(self, request: EngineRequest) -> None:
         task = asyncio.create_task(self._plane.run(request, self._outbox), name=f"generate {request.request_id}")

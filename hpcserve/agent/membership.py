@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from hpcserve.agent.units import Units
-from hpcserve.comm.protocol import ANNOUNCE, COMMAND, Announcement, Command
+from hpcserve.comm.protocol import ANNOUNCE, COMMAND, PEERS, Announcement, Command
 from hpcserve.comm.tls import security
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import ConnectionLost, HpcserveError
 from hpcserve.state import StateDir
-from hpcserve.types import WorkerId
+from hpcserve.types import WorkerId, WorkerInfo
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,16 @@ class Membership:
                 await self._joined.wait()
                 call = getattr(self._dask.scheduler, ANNOUNCE)
                 await call(worker=self._dask.address, payload=msgspec.msgpack.encode(announcement))
+
+    async def peers(self) -> tuple[WorkerInfo, ...]:
+        """Wait for the head, and return all workers that it knows of, this one too. Raises `ConnectionLost`."""
+        await self._joined.wait()
+        try:
+            async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                answer = await getattr(self._dask.scheduler, PEERS)()
+        except (OSError, TimeoutError, ValueError, AttributeError) as err:
+            raise ConnectionLost(f"the head does not say which workers there are: {err!r}") from err
+        return msgspec.msgpack.decode(answer, type=tuple[WorkerInfo, ...])
 
     @property
     def is_joined(self) -> bool:

@@ -22,6 +22,7 @@ from hpcserve.agent.backfill import Backfill
 from hpcserve.agent.data_plane import DataPlane
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.membership import Membership
+from hpcserve.agent.preflight import Exhibition, check_peers
 from hpcserve.agent.traced_engine import TracedEngine
 from hpcserve.agent.units import Units
 from hpcserve.comm.protocol import Announcement, Command
@@ -80,7 +81,9 @@ class NodeAgent:
             self._engine = TracedEngine(self._engine, self._tracer)
         rule = BackfillRule(config.batches.priority, config.batches.max_share)
         self._backfill = Backfill(self._engine.load, rule)
-        self._data_plane = DataPlane(self._engine, Identity(state.tls_cert, state.tls_key), self._backfill.note)
+        self._identity = identity = Identity(state.tls_cert, state.tls_key)
+        exhibition = Exhibition(config) if config.kv.preflight else None
+        self._data_plane = DataPlane(self._engine, identity, self._backfill.note, exhibition)
         self._units = Units(
             self._engine,
             prefills=spec.role.prefills,
@@ -166,6 +169,8 @@ class NodeAgent:
             async for output in self._engine.generate(request):
                 if output.error is not None:
                     raise EngineError(f"the first request failed: {output.error}")
+        if self._config.kv.preflight:
+            await check_peers(self._info, self._config, self._identity, self._membership.peers)
         log.info("%s is READY after %.1f s", self._spec.worker, time.monotonic() - started)
         collect_rarely()
         self._enter(WorkerState.READY)

@@ -6,15 +6,13 @@ Which processes there are is not decided here, nor how KV travels between them.
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from hpcserve.bench.kv_remote import Remote, call
 from hpcserve.bench.kv_side import BenchKind, Introduction, Timing
-
-_SHARED = "shared memory"
+from hpcserve.kv.interface import interface_name
 
 
 class KvPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,18 +91,6 @@ def measure_pairs(plan: KvPlan, remotes: Sequence[Remote], say: Callable[[str], 
     return KvReport(plan=plan, path=sides[0].path, warnings=sides[0].warnings, rows=tuple(rows))
 
 
-def interface(kind: BenchKind, *, is_same_node: bool, environ: Mapping[str, str] | None = None) -> str:
-    """Say what bytes go through, as far as the environment chooses it."""
-    environ = os.environ if environ is None else environ
-    names: tuple[str, ...] = ("UCX_TLS", "UCX_NET_DEVICES")
-    if kind != "nixl":
-        names = ("OMPI_MCA_pml", "OMPI_MCA_btl", "OMPI_MCA_btl_tcp_if_include", "FI_PROVIDER", *names)
-    chosen = [f"{name}={environ[name]}" for name in names if name in environ]
-    if is_same_node:
-        chosen.insert(0, _SHARED)
-    return ", ".join(chosen) or "the fabric that the library chose"
-
-
 def _plain(plan: KvPlan, puller: Remote, source: Remote, size: int) -> float | None:
     if plan.transport == "nixl" or not plan.beside_plain:
         return None
@@ -136,7 +122,7 @@ def _row(
         source=pair[1],
         puller_node=puller.node,
         source_node=source.node,
-        interface=interface(plan.transport, is_same_node=puller.node == source.node),
+        interface=interface_name(plan.transport, is_same_node=puller.node == source.node),
         size=size,
         gb_per_s=size / timing.median_s / 1e9 if timing.median_s else 0.0,
         memcpy_gb_per_s=memcpy,

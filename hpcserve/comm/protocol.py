@@ -18,6 +18,8 @@ from hpcserve.types import BlockHash, KvEventBatch, LoadReport, WorkerId, Worker
 
 ANNOUNCE = "hpcserve_announce"
 COMMAND = "hpcserve_command"
+PEERS = "hpcserve_peers"
+"""Asks the head which workers there are; answered with an encoded tuple of `WorkerInfo`."""
 UNIT = "hpcserve"  # annotation of Dask tasks
 
 Command = Literal["snapshot", "stop"]
@@ -56,3 +58,12 @@ class UnitDemand(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_output_tokens: int  # likely to be generated, all together
     num_shared_tokens: int = 0  # leading ones that all prompts have in common
     block_hashes: list[BlockHash] = []  # of the full blocks of the shared tokens
+
+
+class Exhibit(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to "preflight": memory of an agent that may be pulled for as long as the connection lasts."""
+
+    description: bytes  # see `KVTransport.describe`
+    path: str  # how the bytes travel
+    size: int  # bytes, of region 0
+    checksum: int  # CRC-32 of them

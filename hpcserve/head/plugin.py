@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from distributed import SchedulerPlugin
 
-from hpcserve.comm.protocol import ANNOUNCE, COMMAND, Announcement, Command
+from hpcserve.comm.protocol import ANNOUNCE, COMMAND, PEERS, Announcement, Command
 from hpcserve.head.roster import Roster
 from hpcserve.head.units import UnitPlacer
 from hpcserve.types import WorkerId, WorkerState
@@ -39,6 +39,7 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
         self._scheduler = scheduler
         scheduler.stream_handlers[ANNOUNCE] = self._hear
         scheduler.handlers[ANNOUNCE] = self._hear_call
+        scheduler.handlers[PEERS] = self._tell_peers
 
     def remove_worker(self, scheduler: Any, worker: str, **_: Any) -> None:
         """Note that a Dask worker left."""
@@ -74,3 +75,6 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     async def _hear_call(self, worker: str, payload: bytes) -> None:
         self._hear(worker, payload)
+
+    async def _tell_peers(self) -> bytes:
+        return msgspec.msgpack.encode(self._roster.workers())

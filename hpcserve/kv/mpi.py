@@ -124,7 +124,7 @@ class MpiCore:
                 break
             if not self.step(time.monotonic()):
                 time.sleep(1e-3)
-        self._mail.flush(max(0.0, deadline - time.monotonic()))
+        self._mail.close(max(0.0, deadline - time.monotonic()))
         self._memory.close()
 
     def _find(self, peer: bytes) -> Place:

@@ -12,11 +12,9 @@ from typing import Any
 
 from hpcserve.errors import KVError
 from hpcserve.kv.mpi_wire import Control, decode_control, encode
-from hpcserve.kv.mpi_world import MpiWorld
+from hpcserve.kv.mpi_world import FIRST_DATA_TAG, MpiWorld
 
 log = logging.getLogger(__name__)
-
-_FIRST_DATA_TAG = 1024  # below are the control messages of endpoints
 
 
 class Mail:
@@ -24,16 +22,16 @@ class Mail:
 
     def __init__(self, world: MpiWorld) -> None:
         self._world = world
-        self.endpoint = next(world.endpoints)
-        if self.endpoint >= _FIRST_DATA_TAG:
-            raise KVError(f"this process has opened {_FIRST_DATA_TAG - 1} MPI endpoints, and there are no more")
+        if not world.endpoints:
+            raise KVError(f"this process has {FIRST_DATA_TAG - 1} MPI endpoints open, and there are no more")
+        self.endpoint = world.endpoints.popleft()
         self._going: list[tuple[Any, bytes]] = []
         self._coming: deque[tuple[int, Any, bytearray]] = deque()
 
     def new_tag(self) -> int:
         """Return a tag for the data of one pull that no other pull of this process uses."""
         highest = int(self._world.comm.Get_attr(self._world.mpi.TAG_UB))
-        return _FIRST_DATA_TAG + next(self._world.data_tags) % (highest - _FIRST_DATA_TAG)
+        return FIRST_DATA_TAG + next(self._world.data_tags) % (highest - FIRST_DATA_TAG)
 
     def send(self, rank: int, endpoint: int, message: Control) -> None:
         """Send a control message soon; messages from here to one endpoint arrive in order."""
@@ -63,12 +61,13 @@ class Mail:
         self._going = [(request, data) for request, data in self._going if not request.Test()]
         return len(self._going) < num_going
 
-    def flush(self, timeout_s: float) -> None:
-        """Wait, boundedly, for control messages to leave."""
+    def close(self, timeout_s: float) -> None:
+        """Wait, boundedly, for control messages to leave. The endpoint's number may be another's then."""
         deadline = time.monotonic() + timeout_s
         while self._going and time.monotonic() < deadline:
             if not self.step():
                 time.sleep(1e-3)
+        self._world.endpoints.append(self.endpoint)
 
     def send_bytes(self, address: int, size: int, rank: int, tag: int) -> Any:
         """Begin to send memory, and return MPI's request."""

@@ -11,6 +11,7 @@ import itertools
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +21,8 @@ from hpcserve.errors import KVError
 
 _JOIN_TIMEOUT_S = 120.0
 _LIBRARIES = ("libmpi.so.40", "libmpi.so.12", "libmpi.so")
+FIRST_DATA_TAG = 1024
+"""Tags below are those of the control messages of endpoints."""
 CUDA_OVERRIDE = "HPCSERVE_MPI_CUDA"
 """Environment variable: 1 or 0 where the library does not tell whether it reads device memory."""
 
@@ -33,7 +36,7 @@ class MpiWorld:
     id: str  # the same on all ranks, and on no other world's
     library: str  # such as "Open MPI 4.1.4"
     is_cuda_direct: bool
-    endpoints: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    endpoints: deque[int] = field(default_factory=lambda: deque(range(1, FIRST_DATA_TAG)))  # that are free
     data_tags: Iterator[int] = field(default_factory=itertools.count)
 
     @property

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpcserve.agent import membership
 from hpcserve.agent.node import NodeAgent, NodeSpec
 from hpcserve.comm.channel import connect
-from hpcserve.comm.tls import Identity, create_identity, security
+from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.config import Config
 from hpcserve.dispatch.agents import AgentLink
-from hpcserve.head.plugin import RoutingPlugin
-from hpcserve.head.roster import Roster
-from hpcserve.router.router import Router
-from hpcserve.state import HeadRecord, Proc, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import EngineOutput, EngineRequest, RequestId, Role, Sampling, WorkerId, WorkerState
+from tests.agent.head_in_process import head_on
 
 pytestmark = [
     # distributed leaves sockets and event loops to the garbage collector when a scheduler is closed under a worker
@@ -30,22 +26,6 @@ pytestmark = [
 ]
 
 WORKER = WorkerId("both-0-abcd")
-
-
-class Head:
-    """The head's ears: scheduler, plugin, roster."""
-
-    def __init__(self, config: Config) -> None:
-        self.router = Router(config.router, config.engine.block_size)
-        self.changed = asyncio.Event()
-        self.roster = Roster(self.router, self.changed.set)
-        self.plugin = RoutingPlugin(self.roster)
-
-    async def until(self, state: WorkerState) -> None:
-        async with asyncio.timeout(20):
-            while (info := self.roster.get(WORKER)) is None or info.state is not state:
-                self.changed.clear()
-                await self.changed.wait()
 
 
 @pytest.fixture
@@ -64,23 +44,6 @@ def state(tmp_path: Path, config: Config) -> StateDir:
     state.write_private(state.tls_key, key)
     state.write_config(config)
     return state
-
-
-@asynccontextmanager
-async def head_on(state: StateDir, config: Config) -> AsyncIterator[Head]:
-    from distributed import Scheduler
-
-    head = Head(config)
-    identity = security(state.tls_cert, state.tls_key)
-    scheduler: Any = Scheduler(
-        protocol="tls", host="127.0.0.1", port=0, security=identity, dashboard=False, dashboard_address="127.0.0.1:0"
-    )
-    async with scheduler:
-        scheduler.add_plugin(head.plugin)
-        await head.plugin.start(scheduler)
-        state.write_head(HeadRecord(proc=Proc.of(os.getpid()), scheduler=scheduler.address, address="none"))
-        yield head
-        state.clear_head()
 
 
 @asynccontextmanager
@@ -115,7 +78,7 @@ async def test_the_engine_outlives_its_scheduler_and_is_known_to_the_next(
     async with head_on(state, config) as first:
         agent = agent_of(state, config, tmp_path)
         await agent.__aenter__()
-        await first.until(WorkerState.READY)
+        await first.until(WORKER, WorkerState.READY)
         info = first.roster.get(WORKER)
         assert info is not None
         assert info.address is not None
@@ -125,14 +88,14 @@ async def test_the_engine_outlives_its_scheduler_and_is_known_to_the_next(
         without_head = await generate(state, info.address, 5)
         assert without_head[0].cached_tokens == 96, "the same engine, with its cache"
         async with head_on(state, config) as second:
-            await second.until(WorkerState.READY)
+            await second.until(WORKER, WorkerState.READY)
             again = second.roster.get(WORKER)
             assert again is not None
             assert (again.address, again.pid) == (info.address, info.pid)
             blocks = second.router.stats().indexed_blocks
             assert blocks >= 3, "the new head got a snapshot of the cache"
             await agent.__aexit__(None, None, None)
-            await second.until(WorkerState.STOPPED)
+            await second.until(WORKER, WorkerState.STOPPED)
     finally:
         await agent.__aexit__(None, None, None)
 
@@ -147,10 +110,10 @@ async def test_an_agent_without_a_head_ends_by_itself_in_the_end(
 
 async def test_the_head_can_tell_an_agent_to_stop(state: StateDir, config: Config, tmp_path: Path) -> None:
     async with head_on(state, config) as head, agent_of(state, config, tmp_path) as running:
-        await head.until(WorkerState.READY)
+        await head.until(WORKER, WorkerState.READY)
         head.plugin.command(WORKER, "stop")
         await asyncio.wait_for(running, 20)
-        await head.until(WorkerState.STOPPED)
+        await head.until(WORKER, WorkerState.STOPPED)
 
 
 async def test_an_engine_that_cannot_start_is_announced_with_its_reason(
@@ -158,7 +121,7 @@ async def test_an_engine_that_cannot_start_is_announced_with_its_reason(
 ) -> None:
     broken = config.model_copy(update={"model": config.model.model_copy(update={"path": tmp_path / "nothing"})})
     async with head_on(state, broken) as head, agent_of(state, broken, tmp_path) as running:
-        await head.until(WorkerState.FAILED)
+        await head.until(WORKER, WorkerState.FAILED)
         info = head.roster.get(WORKER)
         assert info is not None
         assert "nothing" in info.detail
