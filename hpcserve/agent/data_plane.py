@@ -12,6 +12,7 @@ from hpcserve.agent.preflight import Exhibition
 from hpcserve.comm.channel import Channel, Listener
 from hpcserve.comm.tls import Identity
 from hpcserve.engine.protocol import AsyncEngine
+from hpcserve.engine.push import run_of
 from hpcserve.errors import BadRequest, EngineError
 from hpcserve.types import EngineOutput, EngineRequest, RequestId
 
@@ -32,7 +33,7 @@ class DataPlane:
         exhibition: Exhibition | None = None,
     ) -> None:
         """`on_request` is told of each request before the engine is. `exhibition`: what other agents check KV with."""
-        self._engine = engine
+        self._run = run_of(engine)
         self._on_request = on_request
         self.exhibition = exhibition
         self._listener = Listener(self._open_session, identity)
@@ -74,8 +75,7 @@ class DataPlane:
             self._on_request(request)
         log.debug("%s begins: prompt of %d tokens", request.request_id, len(request.token_ids))
         try:
-            async for output in self._engine.generate(request):
-                outbox.put(output)
+            await self._run(request, outbox.put)
         except EngineError as err:
             log.error("%s: engine died: %s", request.request_id, err.message)
             self.note_death(err.message)

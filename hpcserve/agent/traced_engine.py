@@ -6,12 +6,11 @@ Only requests with a `traceparent` are looked at; the others go straight to the 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import cast
 
-from hpcserve.engine.protocol import AsyncEngine
+from hpcserve.engine.protocol import AsyncEngine, OnOutput
+from hpcserve.engine.push import iterate, run_of
 from hpcserve.observability.tracing import Tracer
 from hpcserve.types import EngineOutput, EngineRequest, KvHandle
 
@@ -22,6 +21,7 @@ class TracedEngine:
     def __init__(self, engine: AsyncEngine, tracer: Tracer) -> None:
         self._engine = engine
         self._tracer = tracer
+        self._run = run_of(engine)
         self.start = engine.start
         self.abort = engine.abort
         self.load = engine.load
@@ -29,21 +29,26 @@ class TracedEngine:
 
     def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         """Yield what the engine yields."""
-        outputs = self._engine.generate(request)
-        return outputs if request.traceparent is None else self._watch(request, outputs)
+        return self._engine.generate(request) if request.traceparent is None else iterate(self.run, request)
 
-    async def _watch(self, request: EngineRequest, outputs: AsyncIterator[EngineOutput]) -> AsyncIterator[EngineOutput]:
+    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
+        """Hand over what the engine gives out."""
+        if request.traceparent is None:
+            await self._run(request, on_output)
+            return
         times = _Times(request)
+
+        def take(output: EngineOutput) -> None:
+            times.take(output)
+            on_output(output)
+
         try:
-            async with aclosing(cast(AsyncGenerator[EngineOutput], outputs)):
-                async for output in outputs:
-                    times.take(output)
-                    yield output
+            await self._run(request, take)
         finally:
             for span in times.spans():
                 self._tracer.record(
                     span.name,
-                    cast(str, request.traceparent),
+                    request.traceparent,
                     span.began_ns,
                     span.attributes,
                     ended_ns=span.ended_ns,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId, Role, WorkerId
+
+OnOutput = Callable[[EngineOutput], None]
+"""Takes one output. It is called on the event loop, must not block, and raises nothing."""
+Run = Callable[[EngineRequest, OnOutput], Coroutine[None, None, None]]
+"""`PushingEngine.run`, or what does the same for another engine (`push.run_of`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +58,19 @@ class AsyncEngine(Protocol):
 
     async def stop(self) -> None:
         """Free everything. Running requests end with reason "abort". Safe to call twice, and after a failed start."""
+        ...
+
+
+@runtime_checkable
+class PushingEngine(AsyncEngine, Protocol):
+    """An engine that can hand outputs over by calls, those of a step in one turn of the loop: no task switch a token.
+
+    Its `generate` is `push.iterate` of its `run`. An engine without `run` is as good, only dearer.
+    """
+
+    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
+        """Call `on_output` with each output that `generate` would yield, and return after the last.
+
+        Cancelling aborts the request; nothing is called after that. Raises what `generate` raises.
+        """
         ...

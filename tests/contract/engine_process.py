@@ -1,6 +1,7 @@
 """An engine in a process of its own, driven over a socket: vLLM takes one engine a process, transfers need two.
 
-`RemoteEngine` implements `AsyncEngine` in the test's process. The child runs `serve`, which starts with this module.
+`RemoteEngine` implements `AsyncEngine` in the test's process. The child runs `serve`, which starts with this module;
+there requests run by `PushingEngine.run`, where the engine has it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from hpcserve.config import Config
 from hpcserve.engine.protocol import EngineContext
+from hpcserve.engine.push import run_of
 from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
 
 EXIT_TIMEOUT_S = 30.0
@@ -151,8 +153,7 @@ async def serve(connection: socket.socket) -> None:
 
 async def _generate(engine: Any, key: int, request: EngineRequest, writer: asyncio.StreamWriter) -> None:
     try:
-        async for output in engine.generate(request):
-            _send(writer, ("output", key, output))
+        await run_of(engine)(request, lambda output: _send(writer, ("output", key, output)))
     except Exception as err:
         _send(writer, ("output", key, err))
 

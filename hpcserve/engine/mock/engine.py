@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -19,16 +20,33 @@ from hpcserve.config.models import Config, MockConfig
 from hpcserve.engine.mock.core import MockCore, StepResult
 from hpcserve.engine.mock.pace import Pace
 from hpcserve.engine.mock.scheduler import Limits
-from hpcserve.engine.mock.streams import OutputStream
 from hpcserve.engine.mock.timing import TimingModel
 from hpcserve.engine.mock.timing_file import read_timing
 from hpcserve.engine.mock.tokens import load_table
 from hpcserve.engine.mock.transfer import TRANSPORT, is_good, make_handle
-from hpcserve.engine.protocol import EngineContext
+from hpcserve.engine.protocol import EngineContext, OnOutput
+from hpcserve.engine.push import iterate
 from hpcserve.errors import EngineError
 from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
 
 _DEFAULT_MAX_MODEL_LEN = 131072
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A request that runs: who takes its outputs, and who waits for its end."""
+
+    on_output: OnOutput
+    ended: asyncio.Future[None]
+
+    def finish(self, output: EngineOutput) -> None:
+        if not self.ended.done():  # else it was cancelled
+            self.on_output(output)
+            self.ended.set_result(None)
+
+    def fail(self, error: EngineError) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
 
 class MockEngine:
@@ -39,7 +57,7 @@ class MockEngine:
         self._context = context
         self._core: MockCore | None = None
         self._loop: asyncio.Task[None] | None = None
-        self._streams: dict[RequestId, OutputStream] = {}
+        self._open: dict[RequestId, _Open] = {}
         self._ended_in_step: set[RequestId] = set()  # aborted while the step that has their tokens was under way
         self._work = asyncio.Event()
 
@@ -69,34 +87,34 @@ class MockEngine:
             has_kv_events=mock.kv_events,
         )
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
-        """Yield one output a token."""
+    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+        """See `AsyncEngine.generate`."""
+        return iterate(self.run, request)
+
+    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
+        """Hand over one output a token."""
         core = self._core
         if core is None:
             raise EngineError("the mock engine is not running")
         problem = core.add(request, can_pull=request.kv is not None and is_good(request.kv, time.time()))
         if problem is not None:
-            yield problem
+            on_output(problem)
             return
-        stream = self._streams[request.request_id] = OutputStream()
+        mine = self._open[request.request_id] = _Open(on_output, asyncio.get_running_loop().create_future())
         self._work.set()
         try:
-            while True:
-                output = await stream.get()
-                yield output
-                if output.finish_reason is not None:
-                    return
+            await mine.ended
         finally:
-            if self._streams.get(request.request_id) is stream:
-                del self._streams[request.request_id]
+            if self._open.get(request.request_id) is mine:
+                del self._open[request.request_id]
                 self._end(request.request_id)
 
     async def abort(self, request_id: RequestId) -> None:
         """End a request before its next token."""
-        stream = self._streams.pop(request_id, None)
-        if stream is not None:
+        aborted = self._open.pop(request_id, None)
+        if aborted is not None:
             self._end(request_id)
-            stream.put(EngineOutput(request_id=request_id, finish_reason="abort"))
+            aborted.finish(EngineOutput(request_id=request_id, finish_reason="abort"))
 
     def load(self) -> LoadReport:
         """Return the newest measurements."""
@@ -104,7 +122,7 @@ class MockEngine:
 
     async def stop(self) -> None:
         """End the requests and the task."""
-        for request_id in list(self._streams):
+        for request_id in list(self._open):
             await self.abort(request_id)
         self._core = None
         if self._loop is not None:
@@ -120,11 +138,11 @@ class MockEngine:
     async def _run(self, core: MockCore, on_kv_events: Callable[[list[KvEvent]], None]) -> None:
         try:
             await self._keep_stepping(core, on_kv_events)
-        except Exception as err:  # noqa: BLE001  # the edge: readers must not wait for a dead engine
+        except Exception as err:  # noqa: BLE001  # the edge: nobody may wait for a dead engine
             self._core = None
-            for stream in self._streams.values():
-                stream.fail(EngineError(f"the mock engine died: {err!r}"))
-            self._streams.clear()
+            for each in self._open.values():
+                each.fail(EngineError(f"the mock engine died: {err!r}"))
+            self._open.clear()
 
     async def _keep_stepping(self, core: MockCore, on_kv_events: Callable[[list[KvEvent]], None]) -> None:
         pace = Pace(self._config.engine.mock.speedup)
@@ -148,9 +166,9 @@ class MockEngine:
             if request_id in self._ended_in_step:
                 continue
             if output.finish_reason is None:
-                self._streams[request_id].put(output)
+                self._open[request_id].on_output(output)
             else:
-                self._streams.pop(request_id).put(self._with_handle(output, step))
+                self._open.pop(request_id).finish(self._with_handle(output, step))
         if step.events and self._config.engine.mock.kv_events:
             on_kv_events(step.events)
 

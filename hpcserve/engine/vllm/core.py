@@ -1,4 +1,4 @@
-"""Brings vLLM up, in this process or beside it, and takes it down. The only place that touches vLLM's private classes.
+"""Brings vLLM up, in this process or beside it, and takes it down. Here and in `submit` are vLLM's private classes.
 
 `EngineCoreProc` in a thread and the tap on `OutputProcessor` fit vLLM 0.32. With another version the core runs in a
 process of its own, as vLLM starts it, and what a request pulled is not known; both are said aloud in `Vllm.warnings`.
@@ -13,7 +13,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from hpcserve.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
-_FITS = "0.32."
+FITS = "0.32."
+"""Beginning of the versions whose private parts we know."""
 _JOIN_TIMEOUT_S = 20.0
 
 
@@ -41,6 +42,7 @@ class Vllm:
     llm: Any  # vllm.v1.engine.async_llm.AsyncLLM
     core: _CoreThread | None = None
     warnings: list[str] = field(default_factory=list)
+    beside: ExitStack = field(default_factory=ExitStack)  # what the engine needs for as long as it lives
 
     async def stop_reading(self) -> None:
         """End the client's task on this loop; it would take the closing of its sockets for the death of the core."""
@@ -57,6 +59,7 @@ class Vllm:
         if self.llm is not None:
             self.llm.shutdown()
             self.llm = None
+        self.beside.close()
         gc.collect()
 
 
@@ -74,13 +77,13 @@ def _start(arguments: Any, stat_logger: Callable[..., Any], sockets: Path, *, in
     from vllm import __version__
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    if in_process and __version__.startswith(_FITS):
+    if in_process and __version__.startswith(FITS):
         try:
             return _start_in_process(arguments, stat_logger, sockets)
         except (ImportError, AttributeError, TypeError) as err:
             reason = f"vLLM {__version__} does not fit our in-process core ({err})"
     elif in_process:
-        reason = f"vLLM {__version__} is not {_FITS}x, which our in-process core was made for"
+        reason = f"vLLM {__version__} is not {FITS}x, which our in-process core was made for"
     else:
         return Vllm(AsyncLLM.from_engine_args(arguments, stat_loggers=[stat_logger]))
     warning = f"{reason}; the engine core runs in processes of its own and starts more slowly"

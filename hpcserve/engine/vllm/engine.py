@@ -13,17 +13,19 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from hpcserve.config import Config
-from hpcserve.engine.protocol import EngineContext
+from hpcserve.engine.protocol import EngineContext, OnOutput
+from hpcserve.engine.push import iterate
 from hpcserve.engine.vllm import translate
 from hpcserve.engine.vllm.core import Prefilled, Vllm, describe_failure, tap_prefills
 from hpcserve.engine.vllm.kv_events import KvEventReader
 from hpcserve.engine.vllm.load import LoadMeter
 from hpcserve.engine.vllm.loading import examine, load_vllm
 from hpcserve.engine.vllm.running import OpenRequest, Runner
+from hpcserve.engine.vllm.submit import submit_of
 from hpcserve.errors import EngineError, HpcserveError
 from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
 
@@ -60,6 +62,7 @@ class VllmEngine:
             vllm, moves_kv = await loop.run_in_executor(self._thread, load)
             self._vllm = vllm
             tap_prefills(vllm, self._come_from.__setitem__)
+            submit = submit_of(vllm)
             loaded = await examine(self._config, vllm, moves_kv=moves_kv)
             self._reader = KvEventReader(f"ipc://{self._sockets}/events", loaded.info.block_size, on_kv_events)
             await self._reader.connect()
@@ -71,24 +74,26 @@ class VllmEngine:
             await self.stop()
             raise describe_failure(err) from err
         self._reading = asyncio.create_task(self._reader.run(), name="kv-events")
-        self._runner = Runner(loaded, self._context.worker, self._meter, self._come_from)
+        self._runner = Runner(loaded, submit, self._context.worker, self._meter, self._come_from)
         logger.info("vLLM is up after %.1f s", time.monotonic() - began)
         return loaded.info
 
-    async def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    def generate(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         """See `AsyncEngine.generate`."""
+        return iterate(self.run, request)
+
+    async def run(self, request: EngineRequest, on_output: OnOutput) -> None:
+        """See `PushingEngine.run`."""
         runner = self._runner
         if runner is None:
             raise EngineError("the engine is not running")
         if why := self._refuse(request, runner):
-            yield translate.refused(request, why)
+            on_output(translate.refused(request, why))
             return
         self._open[request.request_id] = state = OpenRequest(is_first_in_line=not self._meter.waiting_tokens)
         self._meter.open(request.request_id, len(request.token_ids))
         try:
-            async with aclosing(runner.run(request, state)) as outputs:
-                async for output in outputs:
-                    yield output
+            await runner.run(request, state, on_output)
         finally:
             self._meter.close(request.request_id)
             self._come_from.pop(request.request_id, None)

@@ -10,12 +10,12 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
+from hpcserve.engine.protocol import OnOutput
 from hpcserve.engine.vllm import translate
 from hpcserve.engine.vllm.core import Prefilled
 from hpcserve.engine.vllm.load import LoadMeter
@@ -23,6 +23,7 @@ from hpcserve.engine.vllm.loading import Loaded
 from hpcserve.engine.vllm.parsing import ChatParser
 from hpcserve.engine.vllm.refusals import why_refused
 from hpcserve.engine.vllm.seam import Seam
+from hpcserve.engine.vllm.submit import Submit
 from hpcserve.engine.vllm.translate import Adjusted
 from hpcserve.errors import EngineError
 from hpcserve.types import EngineOutput, EngineRequest, StructuredOutput, WorkerId
@@ -43,9 +44,12 @@ class OpenRequest:
 class Runner:
     """What a request needs while it runs. `come_from` is filled by the tap on vLLM's prefills, by request."""
 
-    def __init__(self, loaded: Loaded, worker: WorkerId, meter: LoadMeter, come_from: dict[str, Prefilled]) -> None:
+    def __init__(
+        self, loaded: Loaded, submit: Submit, worker: WorkerId, meter: LoadMeter, come_from: dict[str, Prefilled]
+    ) -> None:
         self._loaded = loaded
         self._llm = loaded.vllm.llm
+        self._submit = submit
         self._worker = worker
         self._meter = meter
         self._come_from = come_from
@@ -54,27 +58,28 @@ class Runner:
         """Return why the request cannot run; None if it can."""
         return why_refused(request, self._loaded.info, resumes_grammars=self._loaded.resumes_grammars)
 
-    async def run(self, request: EngineRequest, state: OpenRequest) -> AsyncGenerator[EngineOutput]:
-        """Yield the outputs of a request, as `AsyncEngine.generate` does. Raises `EngineError` if vLLM died."""
+    async def run(self, request: EngineRequest, state: OpenRequest, on_output: OnOutput) -> None:
+        """Hand over the outputs of a request, as `PushingEngine.run` does. Raises `EngineError` if vLLM died."""
         from vllm.exceptions import VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        outputs = self._embed(request) if request.embeds else self._generate(request, state)
         try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    yield output
+            await (self._embed if request.embeds else self._generate)(request, state, on_output)
         except EngineDeadError as err:
             raise EngineError("vLLM's engine died; the worker's log says why") from err
         except EngineGenerateError as err:
             if self._llm.errored:
                 raise EngineError("vLLM's engine failed; the worker's log says why") from err
-            yield translate.failed(request.request_id, f"vLLM failed on this request: {err.__cause__ or err}")
+            on_output(translate.failed(request.request_id, f"vLLM failed on this request: {err.__cause__ or err}"))
         except (ValueError, TypeError, VLLMError) as err:  # what was asked for makes no sense to vLLM
             why = str(err)
-            yield translate.failed(request.request_id, why) if state.has_output else translate.refused(request, why)
+            on_output(
+                translate.failed(request.request_id, why) if state.has_output else translate.refused(request, why)
+            )
 
-    async def _generate(self, request: EngineRequest, state: OpenRequest) -> AsyncGenerator[EngineOutput]:
+    async def _generate(self, request: EngineRequest, state: OpenRequest, on_output: OnOutput) -> None:
+        from vllm.inputs.engine import tokens_input
+
         request = self._check_handle(request)
         parser = self._parser(request)
         if parser is not None:
@@ -82,16 +87,26 @@ class Runner:
         else:
             adjusted = Adjusted(structured=translate.to_structured(_wanted_structure(request)))
         seam = Seam(self._llm.get_tokenizer(), request)
-        async with aclosing(self._submit(request, adjusted)) as outputs:
-            async for output in outputs:
-                ours = seam.mend(translate.to_output(request, output, self._worker))
-                self._meter.generated_tokens += len(ours.token_ids)
-                if not state.has_output and ours.token_ids:
-                    state.has_output = True
-                    ours = self._complete_first(request, state, ours, output)
-                yield ours if parser is None else parser.add(ours)
 
-    async def _embed(self, request: EngineRequest) -> AsyncGenerator[EngineOutput]:
+        def take(output: Any) -> None:
+            ours = seam.mend(translate.to_output(request, output, self._worker))
+            self._meter.generated_tokens += len(ours.token_ids)
+            if not state.has_output and ours.token_ids:
+                state.has_output = True
+                ours = self._complete_first(request, state, ours, output)
+            on_output(ours if parser is None else parser.add(ours))
+
+        await self._submit(
+            tokens_input(request.token_ids, cache_salt=request.cache_salt),
+            translate.to_sampling_params(request, adjusted),
+            request.request_id,
+            take,
+            priority=request.priority,
+            reasoning_ended=adjusted.reasoning_ended,
+            reasoning_parser_kwargs=adjusted.reasoning_parser_kwargs,
+        )
+
+    async def _embed(self, request: EngineRequest, state: OpenRequest, on_output: OnOutput) -> None:
         from vllm.inputs.engine import tokens_input
         from vllm.pooling_params import PoolingParams
 
@@ -102,7 +117,7 @@ class Runner:
             async for output in outputs:
                 come_from = self._come_from.pop(request.request_id, None) or Prefilled(output.num_cached_tokens or 0, 0)
                 self._meter.prefilled(request.request_id, come_from)
-                yield translate.to_embedding(request, output, cached_tokens=come_from.cached)
+                on_output(translate.to_embedding(request, output, cached_tokens=come_from.cached))
 
     def _parser(self, request: EngineRequest) -> ChatParser | None:
         if request.parsing is None or request.prefill_only:
@@ -110,27 +125,12 @@ class Runner:
         assert self._loaded.parsers is not None  # else it was refused
         return ChatParser(self._loaded.parsers, request, request.parsing)
 
-    async def _submit(self, request: EngineRequest, adjusted: Adjusted) -> AsyncGenerator[Any]:
-        from vllm.inputs.engine import tokens_input
-
-        stream = self._llm.generate(
-            tokens_input(request.token_ids, cache_salt=request.cache_salt),
-            translate.to_sampling_params(request, adjusted),
-            request.request_id,
-            priority=request.priority,
-            reasoning_ended=adjusted.reasoning_ended,
-            reasoning_parser_kwargs=adjusted.reasoning_parser_kwargs,
-        )
-        async with aclosing(stream) as outputs:
-            async for output in outputs:
-                yield output
-
     def _check_handle(self, request: EngineRequest) -> EngineRequest:
         """Return the request without a handle that is not for this engine or not for this prompt."""
         handle = request.kv
         if handle is None:
             return request
-        if not self._loaded.moves_kv or handle.transport != translate.TRANSPORT:
+        if handle.transport != self._loaded.info.kv_transport:
             return self._recompute(request, f"this engine cannot pull over {handle.transport}")
         if handle.num_tokens > len(request.token_ids):
             return self._recompute(request, f"its handle covers {handle.num_tokens} tokens, more than the prompt has")
