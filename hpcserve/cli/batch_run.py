@@ -35,7 +35,7 @@ from hpcserve.batch.shard import Shard, ShardedSource
 from hpcserve.cli.batch_target import Target, find_target, gpus_a_worker, target_of
 from hpcserve.cli.interrupts import Interrupted
 from hpcserve.cli.options import first_given
-from hpcserve.cli.ranks import leading
+from hpcserve.cli.ranks import Lead, leading
 from hpcserve.cli.standalone import Standalone, own_deployment
 from hpcserve.cli.streams import LastingStderr, say
 from hpcserve.errors import ConfigError
@@ -87,8 +87,8 @@ def run_batch(ctx: click.Context, given: Given) -> Outcome:
     try:
         if given["standalone"]:
             own = own_deployment(ctx, given)
-            with leading(own.config):
-                return _checked(given, own.models(), partial(_run_standalone, own, given, ending))
+            with leading(own.config) as lead:
+                return _checked(given, own.models(), partial(_run_standalone, own, lead, given, ending))
         if (flag := first_given(ctx)) is not None:
             raise ConfigError(f"{flag} is for --standalone; a deployment that runs has its configuration")
         target, models = asyncio.run(_find_target(ctx, given))
@@ -111,7 +111,7 @@ def _checked(
         return uvloop.run(run(work))
 
 
-async def _run_standalone(own: Standalone, given: Given, ending: _Ending, work: Work) -> Outcome:
+async def _run_standalone(own: Standalone, lead: Lead, given: Given, ending: _Ending, work: Work) -> Outcome:
     """Bring engines up, run, and take them down."""
     paths, num_gpus = work.plan.paths, 0
 
@@ -122,7 +122,7 @@ async def _run_standalone(own: Standalone, given: Given, ending: _Ending, work: 
 
     if work.tally.num_finished == work.tally.num_requests:
         return Outcome(True, work.tally, paths, None)
-    is_complete = False
+    is_complete, lead.has_head = False, True
     with suppress(Interrupted):
         is_complete = await own.run(serve)
     is_requeued = ending.is_requeued or own.interrupts.last is signal.SIGUSR1
@@ -168,7 +168,7 @@ def make_reader(source: Source, given: Given, models: list[str]) -> LineReader:
         "top_p": given["top_p"],
         "seed": given["seed"],
         "system": given["system"],
-        "model": None if given["standalone"] else given["model"],
+        "model": None if given.get("standalone", True) else given["model"],  # that is the model's directory there
     }
     told: dict[str, Any] = {name: value for name, value in for_prompts.items() if value is not None}
     if not given["prompts"] and not is_table:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpcserve.errors import ClusterError
@@ -30,26 +31,41 @@ def be_rank(config: Config) -> int | None:
     return run_rank(StateDir.of(config.name).path, launch, in_world=config.kv.transport == "mpi")
 
 
+@dataclass
+class Lead:
+    """What rank 0 notes, so that no rank waits for a head that never ran."""
+
+    has_head: bool = False  # from the moment on that one is being started
+
+
 @contextmanager
-def leading(config: Config) -> Iterator[None]:
-    """Be rank 0: in MPI's world where KV travels so; at the end no rank waits for a head that never ran."""
+def leading(config: Config) -> Iterator[Lead]:
+    """Be rank 0: in MPI's world where KV travels so. Everything else yields, too, and is left alone."""
     from hpcserve.cluster.launcher import read_launch
-    from hpcserve.state import StateDir
 
     launch = read_launch()
+    lead = Lead()
     if config.cluster.kind != "mpi" or launch is None:
-        yield
+        yield lead
         return
-    state = StateDir.of(config.name)
     with _world(config):
         try:
-            yield
-        finally:
-            if state.read_head() is None:
-                from hpcserve.cluster.rank_protocol import Rendezvous, write_rendezvous
+            yield lead
+        except BaseException:
+            _send_away(config, launch.label)
+            raise
+        if not lead.has_head:
+            _send_away(config, launch.label)
 
-                state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                write_rendezvous(state, Rendezvous(label=launch.label, address=None))
+
+def _send_away(config: Config, label: str) -> None:
+    """Tell ranks that wait for a head that there will be none."""
+    from hpcserve.cluster.rank_protocol import Rendezvous, write_rendezvous
+    from hpcserve.state import StateDir
+
+    state = StateDir.of(config.name)
+    state.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_rendezvous(state, Rendezvous(label=label, address=None))
 
 
 def name_of_start() -> str:

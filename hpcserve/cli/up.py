@@ -57,7 +57,8 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
         session = Session(serve=serve, config=config, attached=not detach, timeout_s=timeout_s, announce=announce)
         return await session.run()
 
-    with leading(config):
+    with leading(config) as lead:
+        lead.has_head = True
         code = asyncio.run(run())
     ctx.exit(code)
 

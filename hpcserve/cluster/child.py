@@ -56,8 +56,9 @@ class AgentProcess:
         libc = ctypes.CDLL(None)
         rank = os.getpid()
 
-        def die_with_the_rank() -> None:  # a rank that is killed cannot take its agent along
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        def begin() -> None:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # srun passes it to all processes; rank 0 says what it means
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # a rank that is killed cannot take its agent along
             if os.getppid() != rank:
                 os._exit(143)
 
@@ -69,7 +70,7 @@ class AgentProcess:
                 stderr=output,
                 env=environ,
                 start_new_session=True,
-                preexec_fn=die_with_the_rank,
+                preexec_fn=begin,
             )
         except OSError as err:
             raise ClusterError(f"cannot start {command[0]}: {err.strerror}") from err

@@ -111,5 +111,6 @@ def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
 def _label(environ: Mapping[str, str]) -> str:
     """Name this start. The step is the last resort: ranks of mpirun see none, or that of their daemon."""
     start = environ.get("PMIX_NAMESPACE") or environ.get("OMPI_MCA_ess_base_jobid") or environ.get("SLURM_STEP_ID")
-    words = "-".join(part for part in (environ.get("SLURM_JOB_ID"), start) if part) or "0"
+    job, life = environ.get("SLURM_JOB_ID"), environ.get("SLURM_RESTART_COUNT")  # of a requeued job: the id is the same
+    words = "-".join(part for part in (job, life, start) if part) or "0"
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[-_LABEL_LETTERS:].strip("-")

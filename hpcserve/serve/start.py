@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 
@@ -113,5 +114,11 @@ def _spawn_head(state: StateDir) -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=_ignore_warning,
         )
     state.write_spawned(Proc.of(head.pid))
+
+
+def _ignore_warning() -> None:
+    """Slurm's USR1 reaches all processes of an allocation; what it means is the starter's matter."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)

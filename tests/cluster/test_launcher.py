@@ -35,6 +35,11 @@ def test_in_a_job_mpirun_counts_and_all_its_ranks_have_the_same_label() -> None:
     assert labels == {"17-233701377"}
 
 
+def test_a_job_that_was_requeued_is_another_start() -> None:
+    labels = [read_launch(environ).label for environ in (SRUN, SRUN | {"SLURM_RESTART_COUNT": "1"})]  # type: ignore[union-attr]
+    assert labels == ["17-1", "17-1-1"]
+
+
 def test_a_label_fits_a_deployments_name() -> None:
     launch = read_launch({"PMI_RANK": "1", "PMI_SIZE": "3", "PMIX_NAMESPACE": "prterun-Host_3.site@1" * 3})
     assert launch is not None
