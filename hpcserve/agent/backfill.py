@@ -80,6 +80,7 @@ class Backfill:
         reported = report.num_running + report.num_waiting + self._new_requests
         occupied = Occupied(
             num_requests=max(reported, self._num_admitted),
+            num_offline=self._num_admitted,
             queued_tokens=report.waiting_tokens + self._new_tokens,
             kv_share=report.kv_usage,
         )

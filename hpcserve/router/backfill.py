@@ -1,7 +1,8 @@
 """When requests of batches may start on a worker: the rule, for the router and for agents. Pure; it counts nothing.
 
-Batches fill what online requests leave. While there are some, a worker computes few tokens of batches in one pass, as
-whoever comes meanwhile waits for that pass; without, passes may be full. Part of each worker stays free either way.
+Batches fill what online requests leave. A worker that online requests need as well takes few of them, and few tokens
+in one pass: whoever comes meanwhile waits for the step that runs, and computes in one with those that decode. A worker
+that online requests do not need takes them up to a share, so that they find room there at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from hpcserve.types import EngineInfo
 
 QUIET_S = 10.0
 """Without an online request for so long there are none."""
+BUSY_SHARE = 0.1
+"""Of a worker's sequences that may be those of batches, where online requests need it too."""
 BUSY_PASS_TOKENS = 512
 """Prompt tokens of batches that are computed together while there are online requests."""
 DEFAULT_SEQS = 256
@@ -23,6 +26,7 @@ class Occupied:
     """What a worker has to do already, of all kinds together."""
 
     num_requests: int
+    num_offline: int  # of these
     queued_tokens: int  # of prompts that are not computed yet
     kv_share: float  # of the KV cache, 0 to 1
 
@@ -39,11 +43,16 @@ class BackfillRule:
         return priority >= self.priority
 
     def has_room(self, engine: EngineInfo | None, occupied: Occupied, num_tokens: int, *, is_quiet: bool) -> bool:
-        """Whether a worker may take a prompt of which `num_tokens` are to be computed. One that is idle takes any."""
+        """Whether a worker may take a prompt of which `num_tokens` are to be computed. One that is idle takes any.
+
+        `is_quiet`: online requests do not need it now.
+        """
         if not occupied.num_requests:
             return True
         most_seqs = (engine.max_num_seqs if engine else None) or DEFAULT_SEQS
         if occupied.num_requests >= self.max_share * most_seqs or occupied.kv_share >= self.max_share:
+            return False
+        if not is_quiet and occupied.num_offline >= max(1.0, BUSY_SHARE * most_seqs):
             return False
         whole_pass = (engine.max_batched_tokens if engine else None) or DEFAULT_PASS_TOKENS
         most_tokens = whole_pass if is_quiet else min(BUSY_PASS_TOKENS, whole_pass)

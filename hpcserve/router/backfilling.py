@@ -1,23 +1,25 @@
 """Requests of batches that wait for the router, and which of them may start: the rest of what online ones leave.
 
 They wait in a room of their own, where waiting is no failure: nobody of them is refused for waiting long. None starts
-while an online request waits. While there is online traffic, one worker at least is kept with its hands free, as far
-as batches go, so that whoever comes finds it.
+while an online request waits. As many workers as online requests need are kept free of them, and the others are theirs
+up to a share; where online requests need all workers, each of them takes a few.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 from hpcserve.config.models import QueueConfig
 from hpcserve.errors import Unavailable
 from hpcserve.router.backfill import QUIET_S, BackfillRule, Occupied
 from hpcserve.router.fleet import Fleet
 from hpcserve.router.load import LoadBook
+from hpcserve.router.online_load import OnlineLoad
 from hpcserve.router.placement import Choice, Placement
 from hpcserve.router.waiting import WaitingRoom
-from hpcserve.types import RequestId, Role, RouteRequest, WorkerInfo
+from hpcserve.types import RequestId, Role, RouteRequest, WorkerId, WorkerInfo
 
 _MOST_WAITING = 100_000
-_KEPT_FREE = 0.25  # of the workers that compute prompts, but at least one
 
 
 class Backfilling:
@@ -32,7 +34,9 @@ class Backfilling:
         self._placement = placement
         most = {"max_requests": _MOST_WAITING, "max_requests_per_tenant": None}
         self._waiting = WaitingRoom(queue.model_copy(update=most), is_fcfs=True)
-        self._online_at: float | None = None
+        self._online = OnlineLoad()
+        self._on: dict[RequestId, WorkerId] = {}  # where those decode that were taken
+        self._num_on: Counter[WorkerId] = Counter()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -41,9 +45,9 @@ class Backfilling:
         """Whether it is a request of a batch."""
         return self._rule.holds_for(request.priority)
 
-    def note_online(self, now: float) -> None:
-        """An online request came."""
-        self._online_at = now
+    def note_online(self, work_ms: float, now: float) -> None:
+        """An online request came, whose prompt takes so long to compute."""
+        self._online.note(work_ms, now)
 
     def add(self, request: RouteRequest, now: float) -> None:
         """Let a request wait. Raises `Unavailable` without a READY worker, `Overloaded` if far too many wait."""
@@ -51,9 +55,21 @@ class Backfilling:
         self._waiting.check(request, len(decoders))
         self._waiting.add(request, 0.0, now)
 
-    def remove(self, request_id: RequestId, *, is_placed: bool = False) -> None:
-        """Let a request wait no more. Unknown ids are ignored."""
-        self._waiting.remove(request_id, is_placed=is_placed)
+    def take(self, choice: Choice) -> None:
+        """A request that waited runs now, as `next` said."""
+        request_id = choice.request.request_id
+        self._waiting.remove(request_id, is_placed=True)
+        self._on[request_id] = choice.decode
+        self._num_on[choice.decode] += 1
+
+    def remove(self, request_id: RequestId) -> None:
+        """A request has ended, or waits no more. Unknown ids are ignored."""
+        self._waiting.remove(request_id)
+        worker = self._on.pop(request_id, None)
+        if worker is not None:
+            self._num_on[worker] -= 1
+            if not self._num_on[worker]:
+                del self._num_on[worker]
 
     def next(self, now: float) -> Choice | None:
         """Return where the next one starts; None if it has to wait."""
@@ -67,26 +83,39 @@ class Backfilling:
             return None
         prefillers = self._fleet.prefillers(request.exclude, now)
         is_split = bool(prefillers) and any(info.role is Role.DECODE for info in decoders)
-        is_quiet = self._online_at is None or now - self._online_at > QUIET_S
-        computing = self._with_hands(prefillers if is_split else decoders, request.num_tokens, is_quiet=is_quiet)
+        computing = self._with_hands(prefillers if is_split else decoders, request.num_tokens, now)
         if not is_split:
             return self._placement.choose_among(request, computing, prefillers) if computing else None
-        able = [info for info in decoders if self._has_room(info, 0, is_quiet=is_quiet)]
+        able = [info for info in decoders if self._has_room(info, 0, is_quiet=True)]
         return self._placement.choose_among(request, able, computing) if able and computing else None
 
-    def _with_hands(self, workers: list[WorkerInfo], num_tokens: int, *, is_quiet: bool) -> list[WorkerInfo]:
-        """Return who may be given a prompt to compute, without those kept free for online requests."""
-        able = [info for info in workers if self._has_room(info, num_tokens, is_quiet=is_quiet)]
-        if is_quiet or len(workers) == 1:
-            return able
+    def _with_hands(self, workers: list[WorkerInfo], num_tokens: int, now: float) -> list[WorkerInfo]:
+        """Return who may be given a prompt to compute, without those that online requests need."""
+        since_s = self._online.since(now)
+        is_quiet = since_s is None or since_s > QUIET_S
+        num_spare = len(workers) - (0 if is_quiet else self._online.num_needed(now))
+        if num_spare > 0:
+            spare = sorted(workers, key=self._belongs_to_batches, reverse=True)[:num_spare]
+            return [info for info in spare if self._has_room(info, num_tokens, is_quiet=True)]
+        able = [info for info in workers if self._has_room(info, num_tokens, is_quiet=False)]
         num_free = sum(not self._book.of(info.worker).num_queued for info in workers)
-        if num_free > max(1, _KEPT_FREE * len(workers)):
+        if num_free > 1 or len(workers) == 1:
             return able
         return [info for info in able if self._book.of(info.worker).num_queued]
+
+    def _belongs_to_batches(self, info: WorkerInfo) -> tuple[int, int]:
+        """Order workers by how little online requests have of them: batches stay where they are."""
+        num_offline = self._num_on[info.worker]
+        return num_offline, num_offline - self._book.of(info.worker).num_requests
 
     def _has_room(self, info: WorkerInfo, num_tokens: int, *, is_quiet: bool) -> bool:
         load, engine = self._book.of(info.worker), info.engine
         booked = load.blocks / engine.num_kv_blocks if engine and engine.num_kv_blocks > 0 else 0.0
         reported = load.report.kv_usage if load.report else 0.0
-        occupied = Occupied(load.num_requests, load.queued_tokens, max(booked, reported))
+        occupied = Occupied(
+            num_requests=load.num_requests,
+            num_offline=self._num_on[info.worker],
+            queued_tokens=load.queued_tokens,
+            kv_share=max(booked, reported),
+        )
         return self._rule.has_room(engine, occupied, num_tokens, is_quiet=is_quiet)

@@ -124,10 +124,10 @@ class Router:
         if self._backfilling.takes(request):
             self._backfilling.add(request, now)
             return
-        self._backfilling.note_online(now)
         self._waiting.check(request, len(self._fleet.decoders((), now)))
-        work_ms = self._placement.work_ms(request, now) if self._is_kv else 0.0  # the others let nobody wait
-        self._waiting.add(request, work_ms, now)
+        work_ms = self._placement.work_ms(request, now)
+        self._backfilling.note_online(work_ms, now)
+        self._waiting.add(request, work_ms if self._is_kv else 0.0, now)  # the others let nobody wait
 
     def place(self, now: float) -> list[Assignment]:
         """Assign those of the waiting requests that should start now; call it after anything has changed.
@@ -146,7 +146,7 @@ class Router:
                 break
         if not self._waiting:
             while (filling := self._backfilling.next(now)) is not None:
-                self._backfilling.remove(filling.request.request_id, is_placed=True)
+                self._backfilling.take(filling)
                 placed.append(self._place(filling, now))
         return placed
 

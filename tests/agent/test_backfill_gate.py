@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from hpcserve.agent.backfill import Backfill
@@ -14,7 +15,7 @@ class Engine:
         self.report = LoadReport()
         self.now = 0.0
         self.backfill = Backfill(lambda: self.report, BackfillRule(max_share=0.5), clock=lambda: self.now)
-        info = EngineInfo(
+        self.info = EngineInfo(
             engine="mock",
             model="m",
             block_size=32,
@@ -23,7 +24,7 @@ class Engine:
             max_batched_tokens=8192,
             max_num_seqs=8,
         )
-        self.backfill.open(info)
+        self.backfill.open(self.info)
 
     def online(self):
         self.backfill.note(EngineRequest(request_id=RequestId("a"), token_ids=[1], sampling=Sampling(max_tokens=1)))
@@ -64,7 +65,19 @@ async def test_nothing_offline_starts_while_the_cache_is_full(engine):
     await asyncio.wait_for(waiting, 1)
 
 
+async def test_with_online_requests_about_few_offline_ones_run(engine):
+    engine.report = LoadReport(num_running=1)
+    engine.online()
+    await asyncio.wait_for(engine.backfill.admit(10), 1)
+    engine.report = LoadReport(num_running=2)
+    waiting = asyncio.create_task(engine.backfill.admit(10))
+    assert await is_held(waiting)
+    engine.now += QUIET_S + 1
+    await asyncio.wait_for(waiting, 1)
+
+
 async def test_with_online_requests_about_offline_prompts_share_a_small_pass(engine):
+    engine.backfill.open(msgspec.structs.replace(engine.info, max_num_seqs=64))
     engine.report = LoadReport(num_running=1)
     engine.online()
     await asyncio.wait_for(engine.backfill.admit(BUSY_PASS_TOKENS), 1)

@@ -48,8 +48,9 @@ def compute(made, placed):
 def test_online_requests_go_before_those_of_batches_that_came_first(trio):
     offline = [submit(trio, 3200) for _ in range(3)]
     online = [submit(trio, 3200, priority=0) for _ in range(3)]
-    assert set(places(trio)) == set(online)
-    assert trio.router.num_backfilling == len(offline)
+    placed = list(places(trio))
+    assert set(placed[:3]) == set(online)
+    assert set(placed[3:]) < set(offline)
 
 
 def test_nothing_of_a_batch_starts_while_an_online_request_waits_and_it_goes_on_after(trio):
@@ -65,21 +66,43 @@ def test_nothing_of_a_batch_starts_while_an_online_request_waits_and_it_goes_on_
     assert list(places(trio)) == [*last, offline]
 
 
-def test_with_online_traffic_a_worker_keeps_its_hands_free(trio):
-    submit(trio, priority=0)
-    compute(trio, places(trio))
-    for _ in range(6):
-        submit(trio, BUSY_PASS_TOKENS)
-    free = {"a", "b", "c"} - set(places(trio).values())
-    assert len(free) == 1
+def serve(made, num, now=NOW, **fields):
+    """Have some online requests answered, one after the other."""
+    for _ in range(num):
+        request_id = submit(made, priority=0, now=now, **fields)
+        compute(made, places(made, now))
+        made.router.release(request_id)
 
 
-def test_batches_share_a_small_pass_with_online_traffic_and_a_whole_one_without(bench):
+def test_as_many_workers_as_online_requests_need_are_kept_free_of_batches(trio):
+    serve(trio, 3)
+    for _ in range(30):
+        submit(trio, 32)
+    compute(trio, placed := places(trio))
+    assert len(set(placed.values())) == 2
+    serve(trio, 40, NOW + 1, num_tokens=3200)
+    for each in placed:
+        trio.router.release(each)
+    assert len(set(places(trio, NOW + 1).values())) == 1
+
+
+def test_where_online_requests_need_all_workers_each_takes_few_of_a_batch(trio):
+    serve(trio, 500, num_tokens=3200)
+    for _ in range(30):
+        submit(trio, 32)
+    for _ in range(5):
+        compute(trio, places(trio))
+    assert trio.total("num_requests") == 3
+    for _ in range(5):
+        compute(trio, places(trio, NOW + QUIET_S + 1))
+    assert trio.total("num_requests") == 18
+
+
+def test_with_online_traffic_prompts_of_batches_share_a_small_pass_and_without_a_whole_one(bench):
     made = bench(policy="kv")
     made.add(Role.BOTH, "a", engine=engine(max_num_seqs=100))
-    online = submit(made, priority=0)
-    places(made)
-    compute(made, [online])
+    submit(made, priority=0)
+    compute(made, places(made))
     for _ in range(30):
         submit(made, 256)
     assert len(places(made)) == BUSY_PASS_TOKENS // 256
@@ -156,4 +179,4 @@ def test_split_pools_are_backfilled_by_prompts_and_by_sequences(bench):
 
 
 def test_an_idle_worker_takes_a_prompt_of_any_length():
-    assert BackfillRule().has_room(engine(), Occupied(0, 0, 0.0), 100_000, is_quiet=False)
+    assert BackfillRule().has_room(engine(), Occupied(0, 0, 0, 0.0), 100_000, is_quiet=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from hpcserve.errors import BadRequest, BodyTooLarge, BodyTooSlow
 from hpcserve.jobs.blobs import BlobWriter
@@ -18,7 +19,15 @@ _MAX_FIELDS = 16
 _MAX_NAME_CHARS = 255
 _IDLE_S = 60.0
 _SLACK_BYTES = 65_536  # of a form besides the file
-_BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, web.RequestPayloadError, EOFError)
+_BROKEN = (
+    HttpProcessingError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+    LookupError,
+    EOFError,
+    web.RequestPayloadError,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ async def read_form(request: web.Request, writer: BlobWriter, max_bytes: int) ->
     except TimeoutError as err:
         raise BodyTooSlow(f"nothing of the body arrived for {_IDLE_S:.0f} s") from err
     except _BROKEN as err:
-        raise BadRequest(f"the body is not a form that can be read: {_first_line(err)}") from err
+        raise BadRequest(f"the body is not a form that can be read: {_last_line(err)}") from err
 
 
 class _Reader:
@@ -115,5 +124,5 @@ def _check(request: web.Request, max_bytes: int) -> None:
         raise BodyTooLarge(f"the file is over the limit of {max_bytes / 1e6:g} MB (batches.max_file_mb)", param="file")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _last_line(error: BaseException) -> str:
+    return str(error).split("\n")[-1].strip()[:200] or type(error).__name__
