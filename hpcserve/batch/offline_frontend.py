@@ -7,6 +7,7 @@ runs the requests in between is the driver's matter.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -102,7 +103,10 @@ class OfflineFrontend:
 
     async def prepare(self, url: str, body: dict[str, Any]) -> Prepared:
         """Return what a request asks the engines for. Raises as its endpoint would answer."""
-        return await prepare(self._parts, self._tenant, url, body)
+        parts, tenant = self._parts, self._tenant
+        if tenant.name:
+            parts.metrics.tenants[tenant.name].count_request(is_rate_limited=False, now=time.time())
+        return await prepare(parts, tenant, url, body)
 
     async def answer(self, prepared: Prepared, outputs: Iterable[EngineOutput]) -> bytes:
         """Return the body of the answer that these outputs make.
