@@ -23,7 +23,7 @@ from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import Identity, security
 from hpcserve.config.models import Config
 from hpcserve.errors import HpcserveError
-from hpcserve.garbage import collect_rarely
+from hpcserve.garbage import collect_rarely, return_large_blocks
 from hpcserve.head import dashboard
 from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.reconciler import Reconciler
@@ -272,6 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     state = StateDir(parser.parse_args(argv).state_dir)
     config = state.read_config()
     configure_logging(config.log_level, config.log_format)
+    return_large_blocks()
     import dask_jobqueue  # noqa: F401  imported here, on the main thread, before signal handlers are set
     import uvloop
 

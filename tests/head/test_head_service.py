@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -206,3 +208,35 @@ async def test_a_deployment_that_goes_down_tells_those_that_wait(make_head: Make
     head.service.refuse()
     with pytest.raises(Unavailable, match="going down"):
         await asyncio.wait_for(waiting, 5)
+
+
+async def test_requests_that_are_over_leave_nothing_behind(make_head: MakeHead) -> None:
+    head = await make_head(order="fcfs")
+    channel = await head.frontend()
+
+    async def serve(first: int, count: int) -> int:
+        for number in range(first, first + count):
+            await ask(channel, f"r{number}", tenant=f"t{number}")
+            channel.send("prefilled", f"r{number}")
+            channel.send("release", f"r{number}")
+        await head.until(lambda: head.router.stats().active_requests == 0)
+        return num_entries(head.service, head.router)
+
+    after_few = await serve(0, 20)
+    assert await serve(20, 200) == after_few
+
+
+def num_entries(*roots: object) -> int:
+    """Return the sizes of all containers in these and in what is ours of what they refer to."""
+    seen, todo, total = set[int](), [*roots], 0
+    while todo:
+        each = todo.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, dict | list | set | deque):
+            total += len(each)
+            todo += [*each, *each.values()] if isinstance(each, dict) else each
+        elif type(each).__module__.startswith("hpcserve."):
+            todo += gc.get_referents(each)
+    return total
