@@ -9,7 +9,13 @@ from hpcserve.config.models import Config
 
 def contradictions(config: Config, origins: Mapping[str, str]) -> list[str]:
     """Return a line for each thing that does not fit together."""
-    return [*_model(config, origins), *_gpus(config, origins), *_cluster(config, origins), *_frontend(config, origins)]
+    return [
+        *_model(config, origins),
+        *_gpus(config, origins),
+        *_kv(config, origins),
+        *_cluster(config, origins),
+        *_frontend(config, origins),
+    ]
 
 
 def _model(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
@@ -26,6 +32,14 @@ def _gpus(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         yield (
             f"model.tensor_parallel = {tensor_parallel} ({origins['model.tensor_parallel']}) is more than "
             f"cluster.slurm.gpus = {gpus} ({origins['cluster.slurm.gpus']}): one worker lives in one job"
+        )
+
+
+def _kv(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    if config.kv.transport == "mpi" and config.cluster.kind not in ("mpi", "auto"):
+        yield (
+            f"kv.transport = 'mpi' ({origins['kv.transport']}) is for the ranks of one allocation, but cluster.kind = "
+            f"{config.cluster.kind!r} ({origins['cluster.kind']}): take --cluster mpi, or kv.transport = 'nixl'"
         )
 
 

@@ -59,7 +59,7 @@ def engine_arguments(config: Config, context: EngineContext, *, events_endpoint:
     if on_cpu:
         arguments |= _cpu_arguments(config)
     if context.moves_kv:
-        arguments["kv_transfer_config"] = _kv_transfer(on_cpu=on_cpu)
+        arguments["kv_transfer_config"] = _kv_transfer(config, on_cpu=on_cpu)
     return arguments | config.engine.vllm.args
 
 
@@ -125,11 +125,18 @@ def _count_gpus(*, on_cpu: bool) -> int:
     return 1 if on_cpu or not visible else len(visible.split(","))
 
 
-def _kv_transfer(*, on_cpu: bool) -> dict[str, Any]:
-    return {
+def _kv_transfer(config: Config, *, on_cpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
         "kv_connector": "NixlConnector",
         "kv_connector_module_path": "hpcserve.engine.vllm.connector",
         "kv_role": "kv_both",  # prefill and decode are labels that may change while the engine runs
         "kv_buffer_device": "cpu" if on_cpu else "cuda",
         "kv_load_failure_policy": "recompute",
     }
+    if config.kv.transport == "mpi":
+        arguments |= {
+            "kv_connector": "TransportConnector",
+            "kv_connector_module_path": "hpcserve.engine.vllm.transport_connector",
+            "kv_connector_extra_config": {"transport": "mpi", "strict": config.strict, "rank_pid": os.getpid()},
+        }
+    return arguments

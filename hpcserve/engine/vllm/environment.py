@@ -56,7 +56,8 @@ def prepare_environment(config: Config, context: EngineContext, *, on_cpu: bool,
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # else the first log probabilities compile for 18 s
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
-    if context.moves_kv:
+    os.environ[plugin.UNPINNED] = "1" if on_cpu and context.moves_kv else ""
+    if context.moves_kv and config.kv.transport != "mpi":
         os.environ["VLLM_NIXL_SIDE_CHANNEL_HOST"] = context.host
         os.environ["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(_find_free_port(context.host))
         os.environ[plugin.NIXL_ON] = "cpu" if on_cpu else "cuda"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hpcserve.engine.protocol import EngineContext
 from hpcserve.engine.vllm import environment, grammar, plugin, translate
 from hpcserve.engine.vllm.arguments import build_engine_args, engine_arguments, is_pooling
 from hpcserve.engine.vllm.core import Vllm, start_vllm
+from hpcserve.engine.vllm.kv_choice import check_mpi, open_courier, why_no_kv
 from hpcserve.engine.vllm.load import LoadMeter, make_stat_logger
 from hpcserve.engine.vllm.parsers import Parsers, check_parser_names, find_parsers
 from hpcserve.errors import ConfigError, EngineError
@@ -50,9 +52,14 @@ def load_vllm(config: Config, context: EngineContext, meter: LoadMeter, sockets:
     environment.prepare_environment(config, context, on_cpu=on_cpu, in_process=in_process)
     plugin.register()  # before anything loads NIXL
     check_parser_names(config.model)
+    check_mpi(config, context, arguments, in_process=in_process)
     moves_kv, warnings = _settle_kv_transfer(config, context, arguments)
-    engine_args = build_engine_args(arguments, config.engine.vllm.args)
-    vllm = start_vllm(engine_args, make_stat_logger(meter), sockets, in_process=in_process)
+    with ExitStack() as stack:
+        if moves_kv and config.kv.transport == "mpi" and not in_process:
+            stack.enter_context(closing(open_courier(arguments, sockets, warnings)))
+        engine_args = build_engine_args(arguments, config.engine.vllm.args)
+        vllm = start_vllm(engine_args, make_stat_logger(meter), sockets, in_process=in_process)
+        vllm.beside = stack.pop_all()
     if vllm.warnings and config.strict:
         vllm.shutdown()
         raise _refused(vllm.warnings[0])
@@ -83,12 +90,16 @@ async def examine(config: Config, vllm: Vllm, *, moves_kv: bool) -> Loaded:
         max_model_len=theirs.model_config.max_model_len,
         max_batched_tokens=theirs.scheduler_config.max_num_batched_tokens,
         max_num_seqs=theirs.scheduler_config.max_num_seqs,
-        kv_transport=translate.TRANSPORT if moves_kv else None,
+        kv_transport=_transport(config) if moves_kv else None,
         can=can + (parsers.abilities if parsers else ()),
         has_kv_events=bool(theirs.cache_config.enable_prefix_caching),
         warnings=tuple(vllm.warnings),
     )
     return Loaded(vllm=vllm, info=info, parsers=parsers, resumes_grammars=why_not is None)
+
+
+def _transport(config: Config) -> str:
+    return "mpi" if config.kv.transport == "mpi" else translate.TRANSPORT
 
 
 def _without_kv(config: Config, context: EngineContext) -> EngineContext:
@@ -102,11 +113,14 @@ def _settle_kv_transfer(config: Config, context: EngineContext, arguments: dict[
     """Take the KV transfer out of `arguments` where it cannot work. Returns whether it can, and warnings."""
     if not context.moves_kv:
         return False, []
-    why = plugin.why_no_nixl()
+    why = why_no_kv(config)
     if why is None:
         return True, []
     if config.pools.mode == "disaggregated":
-        raise EngineError(f"{why}; prefill and decode workers need it: pip install nixl, or take --mode aggregated")
+        missing = "mpi4py" if config.kv.transport == "mpi" else "nixl"
+        raise EngineError(
+            f"{why}; prefill and decode workers need it: pip install {missing}, or take --mode aggregated"
+        )
     warning = f"{why}; warm prefixes are computed again instead of pulled from another worker"
     if config.strict:
         raise _refused(f"{warning}; router.pull=false does without")

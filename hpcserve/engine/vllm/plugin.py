@@ -20,6 +20,8 @@ from hpcserve.observability.logging import configure_logging
 
 NIXL_ON = "HPCSERVE_NIXL_ON"
 """Environment variable: "cpu" or "cuda" where an engine of ours moves KV with NIXL."""
+UNPINNED = "HPCSERVE_UNPINNED"
+"""Environment variable: not empty where an engine of ours moves KV on CPUs."""
 LOGS_JSON = "HPCSERVE_LOGS_JSON"
 """Environment variable: the level of our own records, where an engine of ours logs JSON."""
 
@@ -33,8 +35,9 @@ def register() -> None:
     device = os.environ.get(NIXL_ON)
     if device:
         _load_system_libnl()
-    if device == "cpu":
+    if os.environ.get(UNPINNED):
         _do_not_pin_model_thread()
+    if device == "cpu":
         _do_not_poll_in_a_thread()
     if os.environ.get(grammar.RESUMES):
         grammar.resume_grammars()

@@ -25,6 +25,8 @@ COVERED = "hpcserve_covered_tokens"
 """Among the parameters of a transfer, for our connector: how many prompt tokens the handle covers."""
 MOVES_AWAY = "hpcserve_moves_away"
 """Among the parameters of a transfer, for our connector: whether the KV may be forgotten once it is handed over."""
+VIA = "hpcserve_transport"
+"""Among the parameters of a handle: the transport that it is for, where that is not NIXL."""
 MADE_IN = "hpcserve_made_in_s"
 """Among the parameters of a handle to cached KV, for our meter: the seconds that its engine took to make it."""
 _FINISHED: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "abort", "error": "error"}
@@ -158,7 +160,8 @@ def _handle(request: EngineRequest, params: dict[str, Any] | None, worker: Worke
     if not request.prefill_only or not params:
         return None
     kept = {key: value for key, value in params.items() if key != _NOT_FOR_THE_NEXT}
-    return KvHandle(transport=TRANSPORT, source=worker, num_tokens=len(request.token_ids), params=kept)
+    transport = kept.pop(VIA, TRANSPORT)
+    return KvHandle(transport=transport, source=worker, num_tokens=len(request.token_ids), params=kept)
 
 
 def _logprobs(completion: Any, num_top: int | None) -> tuple[TokenLogprob, ...]:
