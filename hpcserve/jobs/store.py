@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from hpcserve.config.models import Config
@@ -36,6 +37,14 @@ class JobStore:
         path = self._work / batch_id
         path.mkdir(mode=0o700, exist_ok=True)
         return path
+
+    def sweep(self, now: float) -> None:
+        """Delete files that have expired, and whatever crashes left. Raises `StorageFailed`."""
+        self.files.sweep(now)
+        unfinished = {each.id for each in self.batches.unfinished()}
+        for path in self._work.iterdir():
+            if path.name not in unfinished:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def jobs_directory(config: Config, state: StateDir) -> Path:

@@ -42,7 +42,7 @@ class BatchKeeper:
                     store = await asyncio.to_thread(self._open)
                 if time.monotonic() - swept > _SWEEP_S or not swept:
                     swept = time.monotonic()
-                    await asyncio.to_thread(store.files.sweep, time.time())
+                    await asyncio.to_thread(store.sweep, time.time())
                 if await asyncio.to_thread(store.batches.has_unfinished):
                     await self._run_once()
                 complaint = ""

@@ -66,7 +66,7 @@ class BatchRunner:
             unfinished = await asyncio.to_thread(self._store.batches.unfinished)
             if time.monotonic() - self._swept > _SWEEP_S or not self._swept:
                 self._swept = time.monotonic()
-                await asyncio.to_thread(self._store.files.sweep, self._clock())
+                await asyncio.to_thread(self._store.sweep, self._clock())
         except HpcserveError as err:
             log.error("cannot look for batches: %s", err.message)
             return True
