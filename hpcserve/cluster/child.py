@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -46,11 +47,11 @@ class Child(Protocol):
 class AgentProcess:
     """An agent as a child that leads a session of its own, so that what it started can be ended with it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str], environ: Mapping[str, str], log: Path) -> AgentProcess:
+    def start(cls, command: Sequence[str], environ: Mapping[str, str], log: Path) -> AgentProcess:
         """Run `command` with its output appended to `log`, which only this user can read. Raises `ClusterError`."""
         output = _open_log(log)
         libc = ctypes.CDLL(None)
@@ -63,9 +64,9 @@ class AgentProcess:
                 os._exit(143)
 
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
+            process = subprocess.Popen(  # not uvloop's: its children heed all signals again
+                command,
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environ,
@@ -85,7 +86,7 @@ class AgentProcess:
 
     async def wait(self) -> str:
         """Return how it ended; what it left in its session is killed."""
-        code = await self._process.wait()
+        code = await asyncio.to_thread(self._process.wait)
         self._kill_session()
         return describe_exit(code=code) if code >= 0 else describe_exit(signal_number=-code)
 

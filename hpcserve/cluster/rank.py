@@ -216,7 +216,7 @@ async def _start_child(order: Order) -> Child:
         given = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))} | order.environment
         return await AgentInside.start(order.args, given, Path(order.log))
     environ = {"OMP_NUM_THREADS": str(threads)} | without_launcher(os.environ) | order.environment
-    return await AgentProcess.start(agent_command(order.module, order.args), environ, Path(order.log))
+    return AgentProcess.start(agent_command(order.module, order.args), environ, Path(order.log))
 
 
 def run_rank(state_dir: Path, launch: Launch, *, in_world: bool = False) -> int:

@@ -213,7 +213,8 @@ async def test_a_rank_process_ends_its_agent_on_sigterm_and_leaves(tmp_path: Pat
         spec = make_spec("--drain-at-once")
         job_id = await cluster.launch(spec)
         await logs.until_started(spec)
-        rank.send_signal(signal.SIGUSR1)  # for rank 0 only
+        os.kill((await logs.until_started(spec))["pid"], signal.SIGUSR1)
+        rank.send_signal(signal.SIGUSR1)  # srun sends it to all processes; it is for rank 0 only
         rank.terminate()
         assert await gone(cluster, job_id) == "COMPLETED"
         assert await asyncio.to_thread(rank.wait, 10) == 0
