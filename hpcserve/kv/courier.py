@@ -55,13 +55,14 @@ class CourierCore:
     def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         self.finished: deque[Finished] = deque()
         self.notes: deque[bytes] = deque()
+        self.description = b""
         self._socket = connection
         self._timeout_s = timeout_s
         self._running: set[int] = set()
         self._copying: list[tuple[int, Marks]] = []
         self._heard_at = time.monotonic()
 
-    def open(self, regions: Sequence[Region]) -> bytes:
+    def open(self, regions: Sequence[Region]) -> None:
         """See `Core`."""
         self._sizes = [region.size for region in regions]
         self._copies = RangeCopies(regions)
@@ -79,7 +80,7 @@ class CourierCore:
             stream.pin(self._stage, wire.SHARED_BYTES)
         self._frames = Frames(self._socket)
         self._send(wire.Register(tuple(self._sizes), self._timeout_s))
-        return self._await_description()
+        self.description = self._await_description()
 
     def begin(self, pull: int, peer: bytes, copies: Sequence[Copy], note: bytes) -> None:
         """See `Core`."""

@@ -101,7 +101,8 @@ class _Session:
         self._memory = CourierMemory(register.sizes, stage, self._send, self._listen)
         self._core = MpiCore(world, lambda _: self._memory, register.timeout_s)
         self._is_closing = False
-        self._send(wire.Registered(self._core.open(()), world.library))
+        self._core.open(())
+        self._send(wire.Registered(self._core.description, world.library))
 
     def run(self, closing: threading.Event) -> None:
         """Serve until the engine or the courier ends."""

@@ -59,12 +59,13 @@ class MpiCore:
     def __init__(self, world: MpiWorld, make_memory: Callable[[Sequence[Region]], Memory], timeout_s: float) -> None:
         self.finished: deque[Finished] = deque()
         self.notes: deque[bytes] = deque()
+        self.description = b""
         self._world = world
         self._make_memory = make_memory
         self._timeout_s = timeout_s
         self._nonce = secrets.randbits(48)
 
-    def open(self, regions: Sequence[Region]) -> bytes:
+    def open(self, regions: Sequence[Region]) -> None:
         """See `Core`."""
         self._memory = self._make_memory(regions)
         self._mail = Mail(self._world)
@@ -81,7 +82,7 @@ class MpiCore:
             sizes=self._memory.sizes,
             pack_bytes=self._memory.pack_bytes,
         )
-        return encode(place)
+        self.description = encode(place)
 
     def begin(self, pull: int, peer: bytes, copies: Sequence[Copy], note: bytes) -> None:
         """See `Core`."""

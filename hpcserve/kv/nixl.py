@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,7 @@ from hpcserve.kv.cuda import has_cuda
 from hpcserve.kv.memory import Range, check
 from hpcserve.kv.messages import join
 from hpcserve.kv.nixl_library import load_nixl
+from hpcserve.kv.nixl_place import NixlPlace, by_kind, memory_kind
 from hpcserve.kv.peers import is_gone, start_time, this_host
 from hpcserve.kv.progress import ThreadedTransport
 from hpcserve.kv.transport import Abilities, Copy, Finished, Region
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _SLOWEST_BYTES_PER_S = 100e6  # a long pull may take longer than a peer may be silent
 _LOOK_EVERY_S = 0.25
+_LAST_BREATH_S = 1.0  # for UCX to see that a peer is dead, before the agent is closed for it
 _NO_VRAM = "this UCX has no CUDA: device memory cannot be registered"
 
 
@@ -40,63 +42,60 @@ class NixlTransport(ThreadedTransport):
 
     def __init__(self, *, timeout_s: float = 30.0, strict: bool = False) -> None:
         api = load_nixl()
-        name = f"hpcserve-{uuid.uuid4().hex}"
-        try:
-            agent = api.nixl_agent(name, api.nixl_agent_config(enable_prog_thread=False, backends=["UCX"]))
-            is_direct = has_cuda() and any("VRAM" in str(kind) for kind in agent.get_backend_mem_types("UCX"))
-        except Exception as err:
-            raise KVError(f"NIXL does not start: {err!r}") from err
-        abilities = Abilities(path=f"NIXL {_version()} over UCX", is_cuda_direct=is_direct)
-        core = NixlCore(agent, name, timeout_s)
-        super().__init__("nixl", abilities, lambda: core)
-
-
-class _Place(msgspec.Struct, frozen=True, array_like=True, tag="nixl"):
-    name: str
-    metadata: bytes
-    host: str
-    pid: int
-    started: int
-    addresses: tuple[int, ...]
-    sizes: tuple[int, ...]
-    devices: tuple[int | None, ...]
+        abilities = Abilities(path=f"NIXL {_version()} over UCX", is_cuda_direct=has_cuda())
+        super().__init__("nixl", abilities, lambda: NixlCore(api, timeout_s))
 
 
 @dataclass
 class _Pull:
     id: int
-    place: _Place
+    place: NixlPlace
     note: bytes
     deadline: float
     started: float
     handles: list[Any] = field(default_factory=list)
     error: str | None = None
     looked_at: float = 0.0
-    is_cut_off: bool = False  # the connection was closed to end what could not be taken back
 
 
 class NixlCore:
-    """`Core` over one agent."""
+    """`Core` over one agent at a time.
 
-    def __init__(self, agent: Any, name: str, timeout_s: float) -> None:
+    NIXL cannot end a transfer. One that is released, or whose peer is forgotten, still writes when a peer that was
+    silent wakes up, where the fabric has the peer's processor send (TCP). So when a peer is silent for too long, the
+    agent is closed, which ends all that is under way, and a new one takes its place.
+    """
+
+    def __init__(self, api: Any, timeout_s: float) -> None:
         self.finished: deque[Finished] = deque()
         self.notes: deque[bytes] = deque()
-        self._agent = agent
-        self._name = name
+        self.description = b""
+        self._api = api
         self._timeout_s = timeout_s
-        self._known = {name}  # NIXL knows its own agent
+        self._agent: Any = None
+        self._name = ""
+        self._known: set[str] = set()
         self._pulls: dict[int, _Pull] = {}
         self._regions: Sequence[Region] = ()
         self._registered: list[Any] = []
 
-    def open(self, regions: Sequence[Region]) -> bytes:
+    def open(self, regions: Sequence[Region]) -> None:
         """See `Core`."""
         self._regions = regions
+        self._name = f"hpcserve-{uuid.uuid4().hex}"
+        self._known = {self._name}  # NIXL knows its own agent
+        try:
+            config = self._api.nixl_agent_config(enable_prog_thread=False, backends=["UCX"])
+            self._agent = self._api.nixl_agent(self._name, config)
+        except Exception as err:
+            raise KVError(f"NIXL does not start: {err!r}") from err
         for kind in ("DRAM", "VRAM"):
-            rows = [(item.address, item.size, item.device or 0, "") for item in regions if _kind(item.device) == kind]
+            rows = [
+                (item.address, item.size, item.device or 0, "") for item in regions if memory_kind(item.device) == kind
+            ]
             if rows:
                 self._register(rows, kind)
-        place = _Place(
+        place = NixlPlace(
             name=self._name,
             metadata=self._agent.get_agent_metadata(),
             host=this_host(),
@@ -106,7 +105,7 @@ class NixlCore:
             sizes=tuple(region.size for region in regions),
             devices=tuple(region.device for region in regions),
         )
-        return msgspec.msgpack.encode(place)
+        self.description = msgspec.msgpack.encode(place)
 
     def begin(self, pull: int, peer: bytes, copies: Sequence[Copy], note: bytes) -> None:
         """See `Core`."""
@@ -148,6 +147,9 @@ class NixlCore:
             moved = True
         for pull in list(self._pulls.values()):
             moved |= self._move(pull, now)
+        if any(pull.error is not None and now > pull.deadline for pull in self._pulls.values()):
+            self._start_anew()
+            moved = True
         return moved
 
     def close(self) -> None:
@@ -158,12 +160,31 @@ class NixlCore:
         while self._pulls and time.monotonic() < deadline:
             if not self.step(time.monotonic()):
                 time.sleep(1e-3)
+        for pull in self._pulls.values():
+            self.finished.append(Finished(pull.id, pull.error))
         self._agent.get_new_notifs()  # notes that were sent last leave
+        self._close_agent()
+
+    def _start_anew(self) -> None:
+        log.error("NIXL: a peer was silent for too long: a new agent, and all pulls that were under way have failed")
+        pulls, self._pulls = self._pulls, {}
+        for pull in pulls.values():
+            pull.handles.clear()
+        self._close_agent()
+        self.open(self._regions)
+        for pull in pulls.values():
+            self._tell(pull.place, pull.note)
+            self.finished.append(Finished(pull.id, pull.error or "another peer was silent, and pulls cannot be ended"))
+
+    def _close_agent(self) -> None:
+        for pull in self._pulls.values():
+            pull.handles.clear()
         for name in self._known - {self._name}:
             with suppress(Exception):  # one that is gone already
                 self._agent.remove_remote_agent(name)
         for registered in self._registered:
             self._agent.deregister_memory(registered)
+        self._registered.clear()
         self._agent.agent = self._agent = None  # one that is alive when the interpreter ends crashes it
 
     @property
@@ -177,24 +198,28 @@ class NixlCore:
             what = _NO_VRAM if kind == "VRAM" else "the memory cannot be registered"
             raise KVError(f"NIXL: {what} ({err!r})") from err
 
-    def _find(self, peer: bytes) -> _Place:
+    def _find(self, peer: bytes) -> NixlPlace:
         try:
-            place = msgspec.msgpack.decode(peer, type=_Place)
+            place = msgspec.msgpack.decode(peer, type=NixlPlace)
         except msgspec.MsgspecError as err:
             raise KVError(f"this does not describe a NIXL endpoint: {err}") from err
-        if place.name not in self._known:
-            if is_gone(place):
-                raise KVError(f"process {place.pid} is dead")
-            try:
-                self._agent.add_remote_agent(place.metadata)
-            except Exception as err:
-                raise KVError(f"NIXL does not take the description: {err!r}") from err
-            self._known.add(place.name)
+        self._connect(place)
         return place
 
+    def _connect(self, place: NixlPlace) -> None:
+        if place.name in self._known:
+            return
+        if is_gone(place):
+            raise KVError(f"process {place.pid} is dead")
+        try:
+            self._agent.add_remote_agent(place.metadata)
+        except Exception as err:
+            raise KVError(f"NIXL does not take the description: {err!r}") from err
+        self._known.add(place.name)
+
     def _start(self, pull: _Pull, copies: Sequence[Copy]) -> None:
-        """Begin one transfer for each pair of memory kinds; the last carries the note if it is the only one."""
-        for kinds, group in _by_kind(join(copies), self._regions, pull.place).items():
+        """Begin one transfer for each pair of memory kinds."""
+        for kinds, group in by_kind(join(copies), self._regions, pull.place).items():
             ours = [
                 (self._regions[copy.local_region].address + copy.local_offset, copy.size, device)
                 for copy, device, _ in group
@@ -216,12 +241,10 @@ class NixlCore:
         pull.handles = [handle for handle in pull.handles if not self._is_over(pull, handle)]
         if pull.handles and pull.error is None:
             self._watch(pull, now)
-        if pull.handles and pull.error is not None:
-            self._take_back(pull, now)
         if pull.handles:
             return len(pull.handles) < num_handles
         del self._pulls[pull.id]
-        if now > pull.deadline and pull.error is None:
+        if pull.error is None and now > pull.deadline:
             pull.error = f"took longer than {pull.deadline - pull.started:g} s"
         self._tell(pull.place, pull.note)
         self.finished.append(Finished(pull.id, pull.error))
@@ -247,48 +270,17 @@ class NixlCore:
         elif now - max(pull.looked_at, pull.started) > _LOOK_EVERY_S:
             pull.looked_at = now
             if is_gone(pull.place):
-                pull.error = f"process {pull.place.pid} is dead"
+                pull.error, pull.deadline = f"process {pull.place.pid} is dead", now + _LAST_BREATH_S
         if pull.error is not None:
             log.warning("pull %d: %s", pull.id, pull.error)
 
-    def _take_back(self, pull: _Pull, now: float) -> None:
-        """End transfers that are not wanted. Those that NIXL cannot cancel end with their connection."""
-        kept = []
-        for handle in pull.handles:
+    def _tell(self, place: NixlPlace, note: bytes) -> None:
+        if note and not is_gone(place):
             try:
-                self._agent.release_xfer_handle(handle)
-            except Exception:  # noqa: BLE001 - "not cancelled" has no type of its own
-                kept.append(handle)
-        pull.handles = kept
-        if kept and now > pull.deadline and not pull.is_cut_off:
-            pull.is_cut_off = True
-            self._known.discard(pull.place.name)
-            with suppress(Exception):
-                self._agent.remove_remote_agent(pull.place.name)
-        if kept and now > pull.deadline + self._timeout_s:
-            raise KVError("NIXL cannot take a transfer back: it may still write into memory that is wanted back")
-
-    def _tell(self, place: _Place, note: bytes) -> None:
-        if note and place.name in self._known and not is_gone(place):
-            try:
+                self._connect(place)
                 self._agent.send_notif(place.name, note)
             except Exception as err:  # noqa: BLE001 - best effort, by contract
                 log.warning("a note did not reach process %d: %r", place.pid, err)
-
-
-def _by_kind(
-    copies: Iterable[Copy], ours: Sequence[Region], place: _Place
-) -> dict[tuple[str, str], list[tuple[Copy, int, int]]]:
-    """Group by the kinds of memory at both ends, which one NIXL transfer cannot mix; with the devices."""
-    groups: dict[tuple[str, str], list[tuple[Copy, int, int]]] = {}
-    for copy in copies:
-        local, remote = ours[copy.local_region].device, place.devices[copy.remote_region]
-        groups.setdefault((_kind(local), _kind(remote)), []).append((copy, local or 0, remote or 0))
-    return groups
-
-
-def _kind(device: int | None) -> str:
-    return "DRAM" if device is None else "VRAM"
 
 
 def _version() -> str:

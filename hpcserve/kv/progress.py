@@ -30,9 +30,10 @@ class Core(Protocol):
 
     finished: deque[Finished]
     notes: deque[bytes]
+    description: bytes  # for peers, from `open` on; read by other threads
 
-    def open(self, regions: Sequence[Region]) -> bytes:
-        """Register memory and return the description for peers. Raises `KVError`."""
+    def open(self, regions: Sequence[Region]) -> None:
+        """Register memory. Raises `KVError`."""
         ...
 
     def begin(self, pull: int, peer: bytes, copies: Sequence[Copy], note: bytes) -> None:
@@ -67,7 +68,7 @@ class ThreadedTransport:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._description = b""
+        self._core: Core | None = None
         self._num_pulls = 0
         self._running: set[int] = set()
         self._finished: deque[Finished] = deque()
@@ -78,7 +79,7 @@ class ThreadedTransport:
         """See `KVTransport`. Raises `KVError`."""
         if self._thread is not None:
             raise KVError("the transport has its memory already; register all regions in one call")
-        opened: deque[bytes | KVError] = deque()
+        opened: deque[Core | KVError] = deque()
         is_open = threading.Event()
         self._thread = threading.Thread(
             target=self._live, args=(tuple(regions), opened, is_open), name=f"kv-{self.kind}", daemon=True
@@ -90,13 +91,13 @@ class ThreadedTransport:
         outcome = opened.popleft()
         if isinstance(outcome, KVError):
             raise outcome
-        self._description = outcome
+        self._core = outcome
 
     def describe(self) -> bytes:
         """See `KVTransport`. Raises `KVError` before `register`."""
-        if not self._description:
+        if self._core is None:
             raise KVError("nothing is registered yet, so there is nothing to describe")
-        return self._description
+        return self._core.description
 
     def pull(self, peer: bytes, copies: Sequence[Copy], *, note: bytes = b"") -> int:
         """See `KVTransport`."""
@@ -136,11 +137,12 @@ class ThreadedTransport:
         self._commands.append(command)
         self._wake.set()
 
-    def _live(self, regions: Sequence[Region], opened: deque[bytes | KVError], is_open: threading.Event) -> None:
+    def _live(self, regions: Sequence[Region], opened: deque[Core | KVError], is_open: threading.Event) -> None:
         try:
             core = self._make_core()
             core.finished, core.notes = self._finished, self._notes
-            opened.append(core.open(regions))
+            core.open(regions)
+            opened.append(core)
         except Exception as err:  # noqa: BLE001 - the edge of the thread: `register` raises it
             opened.append(err if isinstance(err, KVError) else KVError(f"{self.kind}: {err!r}"))
             self._broken = "nothing is registered"

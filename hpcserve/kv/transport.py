@@ -67,7 +67,10 @@ class KVTransport(Protocol):
         ...
 
     def describe(self) -> bytes:
-        """Return what a peer needs to know to pull from here; opaque, at most a few kB, travels in handles."""
+        """Return what a peer needs to know to pull from here; opaque, at most a few kB, travels in handles.
+
+        Ask each time: it is another one after the transport had to start anew, and old ones fail from then on.
+        """
         ...
 
     def pull(self, peer: bytes, copies: Sequence[Copy], *, note: bytes = b"") -> int:

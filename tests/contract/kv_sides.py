@@ -66,7 +66,7 @@ class Side:
 
 
 @contextmanager
-def started(kind: str, directory: Path, num: int = 2) -> Iterator[list[Side]]:
+def started(kind: str, directory: Path, num: int = 2, **environ: str) -> Iterator[list[Side]]:
     """Start ends, in the order of their ranks; end them, and whatever they started, whatever happened."""
     address = str(directory / "sides")
     with ExitStack() as stack:
@@ -83,10 +83,10 @@ def started(kind: str, directory: Path, num: int = 2) -> Iterator[list[Side]]:
             sockets = [str(directory / f"courier{index}") for index in range(num)]
             environments = [{"COURIER_SOCKET": each} for each in sockets]
             couriers = [*mpirun(num), sys.executable, "-m", "hpcserve.kv.courier_rank", *sockets]
-            launcher = stack.enter_context(_running(couriers, {}, ends_itself=False))
+            launcher = stack.enter_context(_running(couriers, environ, ends_itself=False))
             until(lambda: all(os.path.exists(each) for each in sockets), ANSWER_TIMEOUT_S)
-        for program, environ in zip(programs, environments, strict=True):
-            stack.enter_context(_running(program, environ))
+        for program, own in zip(programs, environments, strict=True):
+            stack.enter_context(_running(program, environ | own))
         sides: list[Side] = []
         stack.callback(_end, sides)
         for _ in range(num):

@@ -246,6 +246,28 @@ def test_a_peer_that_stops_and_dies_in_the_middle_leaves_the_rest_alone(fresh: l
     _pulled_right(here, stays, (0, 0, OURS, 0, SIZE))
 
 
+def test_a_peer_that_falls_silent_in_the_middle_of_a_message_writes_nothing_later(tmp_path: Path) -> None:
+    _need("mpi")
+    # without single copies between processes, messages come in pieces, and some are half here when the peer stops
+    with started("mpi", tmp_path, 2, OMPI_MCA_btl_vader_single_copy_mechanism="none") as (here, sleeps):
+        for number, side in enumerate((here, sleeps)):
+            side.open(SIZE, SIZE, seed=number, timeout_s=SILENCE_S)
+        first = here.pull(sleeps, (0, 0, OURS, 0, SIZE))
+        pulls = [here.pull(sleeps, (0, 0, OURS, 0, SIZE), note="read") for _ in range(30)]
+        assert here.outcome(first) is None
+        sleeps.signal(signal.SIGSTOP)
+        errors, took_s = here.call("wait", pulls=pulls, timeout_s=30.0)
+        assert "pending" not in errors
+        assert errors[-1] is not None
+        assert took_s < 4 * SILENCE_S
+        here.call("fill", region=OURS, value=3)
+        before = here.sums((OURS, 0, SIZE))
+        sleeps.signal(signal.SIGCONT)
+        sleeps.call("hear", num=len(pulls), timeout_s=2.0)  # it goes on sending meanwhile
+        assert here.sums((OURS, 0, SIZE)) == before
+        here.call("close")
+
+
 def test_a_closed_end_fails_pulls_from_it_and_reports_its_own(fresh: list[Side]) -> None:
     here, closes, stays = fresh
     own = closes.pull(stays, (0, 0, OURS, 0, SIZE))
