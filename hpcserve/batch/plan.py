@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count, islice
 
 from hpcserve.batch.check import check_input, take_fingerprint
 from hpcserve.batch.ledger import Header
 from hpcserve.batch.lines import Item, LineReader
+from hpcserve.batch.order import Line, in_order, prefix_key, units_of
 from hpcserve.batch.paths import Paths
 from hpcserve.batch.recovery import Recovered, check_same_input, recover
 from hpcserve.batch.source import Source
@@ -27,6 +27,7 @@ class Plan:
     reader: LineReader
     paths: Paths
     is_fresh: bool = False  # whether to start over, over results that are there
+    is_ordered: bool = True  # whether requests that begin alike are run together; else as they come
 
     @contextmanager
     def opened(self, models: Mapping[str, int | None]) -> Iterator[Work]:
@@ -77,19 +78,26 @@ class Work:
     warning: str | None = None  # to be shown
 
     def units(self, size: int) -> Iterator[Unit]:
-        """Yield the requests that are not finished in units of at most `size`."""
-        items = self.items()
-        for number in count():
-            some = tuple(islice(items, size))
-            if not some:
-                return
-            yield Unit(number, some)
+        """Yield the requests that are not finished in units of at most `size`, in the order of the plan."""
+        lines = self._lines()
+        if self.plan.is_ordered:
+            keyed = ((line, prefix_key(item)) for line in lines if (item := self._read(line)) is not None)
+            placed = in_order(keyed, self.plan.paths.output.parent)
+        else:
+            placed = ((0, line) for line in lines)
+        for number, items in enumerate(units_of(placed, size, self._read)):
+            yield Unit(number, tuple(items))
 
     def items(self) -> Iterator[Item]:
         """Yield the requests that are not finished, in the order of the input."""
+        return (item for line in self._lines() if (item := self._read(line)) is not None)
+
+    def _lines(self) -> Iterator[Line]:
+        is_done = self.is_done
         for number, raw in enumerate(self.plan.source, 1):
-            if number < len(self.is_done) and self.is_done[number]:
-                continue
-            item = self.plan.reader.read(number, raw)
-            if isinstance(item, Item):
-                yield item
+            if number >= len(is_done) or not is_done[number]:
+                yield Line(number, raw)
+
+    def _read(self, line: Line) -> Item | None:
+        item = self.plan.reader.read(line.number, line.raw)
+        return item if isinstance(item, Item) else None

@@ -47,6 +47,7 @@ class Given(TypedDict):
     temperature: float | None
     top_p: float | None
     seed: int | None
+    order: Literal["prefix", "input"]
     concurrency: int | None
     attempts: int
     patience: float
@@ -94,6 +95,12 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
 @_option("--temperature", "For prompts.", type=click.FloatRange(0, 100), metavar="T")
 @_option("--top-p", "For prompts.", type=click.FloatRange(0, 1, min_open=True), metavar="P")
 @_option("--seed", "For prompts.", type=int, metavar="N")
+@_option(
+    "--order",
+    "prefix: requests that begin alike run together; input: as they come.",
+    type=click.Choice(("prefix", "input")),
+    default="prefix",
+)
 @_option("--concurrency", "Requests under way at once.  [default: by the workers, or 256]", type=_COUNT, metavar="N")
 @_option(
     "--attempts", "For a request that fails; one with a 4xx is not tried again.", type=_COUNT, default=5, metavar="N"

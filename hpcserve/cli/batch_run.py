@@ -102,7 +102,13 @@ def _checked(
 ) -> Outcome:
     """Check the input, or what is left of it, and run that."""
     source = open_input(given)
-    plan = Plan(source, make_reader(source, given, list(models)), Paths(given["output"]), is_fresh=given["fresh"])
+    plan = Plan(
+        source,
+        make_reader(source, given, list(models)),
+        Paths(given["output"]),
+        is_fresh=given["fresh"],
+        is_ordered=given["order"] == "prefix",
+    )
     with plan.opened(models) as work:  # not on a loop: it may take a minute, and Ctrl-C ends it at once
         if work.warning:
             say(f"warning: {work.warning}")
