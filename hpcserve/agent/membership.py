@@ -36,7 +36,8 @@ DASK_CONFIG = {
     "distributed.worker.http.routes": [],
     "distributed.worker.lifetime.duration": None,
     "distributed.admin.tick.interval": "1s",
-    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.system-monitor.disk": False,
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.admin.tick.limit": "30s",  # loading a model may hold the interpreter for seconds
     "distributed.comm.timeouts.connect": "10s",

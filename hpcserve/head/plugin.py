@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from distributed import SchedulerPlugin
+from distributed import scheduler as scheduler_module
 
 from hpcserve.comm.protocol import ANNOUNCE, COMMAND, PEERS, Announcement, Command
 from hpcserve.head.roster import Roster
@@ -19,6 +20,8 @@ from hpcserve.head.units import UnitPlacer
 from hpcserve.types import WorkerId, WorkerState
 
 log = logging.getLogger(__name__)
+
+_HEARTBEAT_S = 3.0  # well below `distributed.scheduler.worker-ttl`
 
 _decode = msgspec.msgpack.Decoder(Announcement).decode
 
@@ -37,6 +40,7 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
     async def start(self, scheduler: Any) -> None:
         """Register for what agents say. Before that an announcement would drop its worker."""
         self._scheduler = scheduler
+        _have_workers_seldom_heard()
         scheduler.stream_handlers[ANNOUNCE] = self._hear
         scheduler.handlers[ANNOUNCE] = self._hear_call
         scheduler.handlers[PEERS] = self._tell_peers
@@ -78,3 +82,15 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
 
     async def _tell_peers(self) -> bytes:
         return msgspec.msgpack.encode(self._roster.workers())
+
+
+def _have_workers_seldom_heard() -> None:
+    """Have Dask's heartbeats come every few seconds: 0.5 s, its own for a few workers, is 1 % of an agent's core.
+
+    What workers have to say comes over their streams at once; one that ended is seen by its connection.
+    """
+    scheduler_module.heartbeat_interval = _heartbeat_interval
+
+
+def _heartbeat_interval(num_workers: int) -> float:
+    return max(_HEARTBEAT_S, num_workers / 200)

@@ -24,11 +24,18 @@ class Roster:
     """Workers by id. Methods are called on the head's event loop."""
 
     def __init__(
-        self, router: Router, on_change: Callable[[], None], clock: Callable[[], float] = time.monotonic
+        self,
+        router: Router,
+        on_change: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_load: Callable[[], None] | None = None,
     ) -> None:
+        """`on_load` is called instead of `on_change` where only a worker's load is another."""
         self._clock = clock
         self._router = router
         self._on_change = on_change
+        self._on_load = on_load or on_change
         self._infos: dict[WorkerId, WorkerInfo] = {}
         self._loads: dict[WorkerId, LoadReport] = {}
         self._addresses: dict[str, WorkerId] = {}  # Dask worker address -> worker
@@ -85,7 +92,7 @@ class Roster:
         if announcement.load is not None:
             self._loads[worker] = announcement.load
             self._router.report(worker, announcement.load)
-            self._on_change()
+            self._on_load()
         return announcement.kv is not None and self._has_new_gap(announcement.kv)
 
     def update_job(self, worker: WorkerId, **changes: object) -> None:

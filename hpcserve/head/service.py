@@ -24,6 +24,7 @@ from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic,
 log = logging.getLogger(__name__)
 
 _PUBLISH_INTERVAL_S = 0.1  # changes closer together than this are told at once
+_LOADS_INTERVAL_S = 1.0  # the same where only loads have changed, which they do all the time
 
 _decode_route = msgspec.msgpack.Decoder(RouteRequest).decode
 _decode_name = msgspec.msgpack.Decoder(str).decode
@@ -61,6 +62,7 @@ class HeadService:
         self.limits = LimitBook()
         self._listener = Listener(self._open, identity)
         self._changed = asyncio.Event()
+        self._telling_loads: asyncio.TimerHandle | None = None
         self._told: set[WorkerId] = set()  # whose addresses everybody knows
 
     async def start(self, host: str) -> str:
@@ -71,11 +73,18 @@ class HeadService:
         """End every connection."""
         await self._listener.close()
         self.assigner.close()
+        self._stop_telling_loads()
 
     def notify(self) -> None:
-        """Workers, their load or frontends have changed: place who can start now, and have the status told soon."""
+        """Workers or frontends have changed: place who can start now, and have the status told soon."""
         self.assigner.reconsider()
         self._changed.set()
+
+    def note_load(self) -> None:
+        """The load of a worker has changed: place who can start now, and have the status told within a second."""
+        self.assigner.reconsider()
+        if self._telling_loads is None:
+            self._telling_loads = asyncio.get_running_loop().call_later(_LOADS_INTERVAL_S, self._changed.set)
 
     def refuse(self) -> None:
         """Take no new requests: the deployment goes down."""
@@ -91,6 +100,7 @@ class HeadService:
 
     def publish(self) -> None:
         """Tell everybody the status now."""
+        self._stop_telling_loads()
         if self.peers:
             status = self.make_status()
             self._told = {info.worker for info in status.workers if info.address is not None}
@@ -100,6 +110,11 @@ class HeadService:
     async def flush(self) -> None:
         """Wait a moment for what was told to be on its way."""
         await asyncio.gather(*(peer.channel.flush() for peer in self.peers))
+
+    def _stop_telling_loads(self) -> None:
+        if self._telling_loads is not None:
+            self._telling_loads.cancel()
+            self._telling_loads = None
 
     def _tell_of_workers(self, placed: Sequence[Assignment]) -> None:
         """Tell the status first if assignments name a worker that nobody knows yet, as one that has just come up."""

@@ -56,6 +56,8 @@ DASK_CONFIG = {
     "distributed.scheduler.active-memory-manager.start": False,
     "distributed.admin.tick.interval": "1s",  # its own 20 ms are 1 % of a core
     "distributed.admin.tick.limit": "10s",
+    "distributed.admin.system-monitor.interval": "5s",  # for Dask's own pages; reads a dozen files
+    "distributed.admin.system-monitor.disk": False,
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.comm.timeouts.connect": "10s",
 }
@@ -79,7 +81,7 @@ class HeadProcess:
         identity = Identity(state.tls_cert, state.tls_key)
         backfill = BackfillRule(config.batches.priority, config.batches.max_share)
         self._router = Router(config.router, config.engine.block_size, backfill)
-        self._roster = Roster(self._router, self._on_change)
+        self._roster = Roster(self._router, self._on_change, on_load=self._on_load)
         units = UnitPlacer(self._router, self._roster, config.engine.block_size)
         self._plugin = RoutingPlugin(self._roster, units)
         self._service = HeadService(
@@ -249,6 +251,9 @@ class HeadProcess:
         if self._phase in (Phase.STARTING, Phase.SERVING):
             self._phase = Phase.SERVING if self._is_usable() else Phase.STARTING
         self._service.notify()
+
+    def _on_load(self) -> None:
+        self._service.note_load()
 
     def _is_usable(self) -> bool:
         ready = {info.role for info in self._roster.workers() if info.state is WorkerState.READY}

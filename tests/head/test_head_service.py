@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 import pytest
@@ -16,6 +17,7 @@ from hpcserve.comm.channel import Channel, connect
 from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.config.models import RouterConfig
 from hpcserve.errors import ConnectionLost, Overloaded, RateLimited, Unavailable
+from hpcserve.head import service
 from hpcserve.head.service import HeadService
 from hpcserve.router.router import Router
 from hpcserve.types import (
@@ -240,3 +242,29 @@ def num_entries(*roots: object) -> int:
         elif type(each).__module__.startswith("hpcserve."):
             todo += gc.get_referents(each)
     return total
+
+
+async def test_changes_of_load_are_told_together_and_others_at_once(
+    make_head: MakeHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = await make_head()
+    channel = await head.frontend()
+    await channel.call("subscribe", None, Status, timeout_s=5)
+    told: list[float] = []
+    monkeypatch.setattr(head.service, "make_status", lambda: told.append(monotonic()) or head.status())
+    monkeypatch.setattr(service, "_LOADS_INTERVAL_S", 0.3)
+    publishing = asyncio.create_task(head.service.publish_loop())
+    try:
+        began = monotonic()
+        for _ in range(20):
+            head.service.note_load()
+            await asyncio.sleep(0.005)
+        await head.until(lambda: len(told) == 1)
+        assert told[0] - began >= 0.3
+        head.service.note_load()
+        head.service.notify()
+        await head.until(lambda: len(told) == 2)
+        assert told[1] - told[0] < 0.3
+    finally:
+        publishing.cancel()
+        await asyncio.gather(publishing, return_exceptions=True)
