@@ -49,6 +49,9 @@ class KvConfig(Section):
     transport: Literal["auto", "nixl", "mpi"] = Field(
         "auto", description="auto: nixl; mpi: between the ranks of one allocation, also on fabrics that NIXL lacks"
     )
+    timeout_s: Annotated[float, Field(gt=0)] = Field(
+        30.0, description="over MPI: how long a worker may be silent before what it was asked for is computed instead"
+    )
     preflight: bool = Field(False, description="before READY, check that KV pulled from another worker arrives intact")
     preflight_min_gb_per_s: Annotated[float, Field(ge=0)] = Field(
         0.0, description="a worker that pulls more slowly is refused, in 10^9 bytes a second; 0: any speed will do"

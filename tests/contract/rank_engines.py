@@ -45,6 +45,8 @@ class RankEngine(RemoteEngine):
         return await self._call("start")
 
     async def stop(self) -> None:
+        if not hasattr(self, "_listening") or self._listening.done():
+            return
         self.signal(signal.SIGCONT)
         with suppress(ConnectionError, TimeoutError, asyncio.CancelledError):
             await asyncio.wait_for(self._call("stop"), _END_TIMEOUT_S)

@@ -137,6 +137,11 @@ def _kv_transfer(config: Config, *, on_cpu: bool) -> dict[str, Any]:
         arguments |= {
             "kv_connector": "TransportConnector",
             "kv_connector_module_path": "hpcserve.engine.vllm.transport_connector",
-            "kv_connector_extra_config": {"transport": "mpi", "strict": config.strict, "rank_pid": os.getpid()},
+            "kv_connector_extra_config": {
+                "transport": "mpi",
+                "timeout_s": config.kv.timeout_s,
+                "strict": config.strict,
+                "rank_pid": os.getpid(),
+            },
         }
     return arguments

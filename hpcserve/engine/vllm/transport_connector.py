@@ -57,9 +57,11 @@ class TransportConnector(KVConnectorBase_V1):  # type: ignore[misc]
         self._worker: Any = None
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         if role == KVConnectorRole.SCHEDULER:
-            self._scheduler = TransportScheduler(extra["transport"], self._block_size)
+            self._scheduler = TransportScheduler(
+                extra["transport"], self._block_size, keep_every_s=extra["timeout_s"] / 3
+            )
         else:
-            self._worker = TransportWorker(_open(extra), _tensor_rank())
+            self._worker = TransportWorker(_open(extra), _tensor_rank(), lease_s=2 * extra["timeout_s"])
 
     def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
         """See vLLM; the pool of the scheduler."""
@@ -140,12 +142,12 @@ def _open(extra: dict[str, Any]) -> KVTransport:
     if courier := extra.get("courier"):
         from hpcserve.kv.courier import CourierTransport
 
-        return CourierTransport(Path(courier), strict=extra["strict"])
+        return CourierTransport(Path(courier), timeout_s=extra["timeout_s"], strict=extra["strict"])
     if extra["transport"] == "mpi" and os.getpid() != extra["rank_pid"]:
         raise KVError(
             "this engine has processes of its own, in which MPI cannot be, and nobody opened a courier for it"
         )
-    return open_transport(extra["transport"], strict=extra["strict"])
+    return open_transport(extra["transport"], timeout_s=extra["timeout_s"], strict=extra["strict"])
 
 
 def _tensor_rank() -> int:

@@ -27,19 +27,26 @@ from hpcserve.kv.transport import TransportKind
 
 logger = logging.getLogger(__name__)
 
-KEEP_EVERY_S = 10.0
-"""How often sources hear that a request still waits for their blocks."""
 _ENDED_WELL = ("FINISHED_LENGTH_CAPPED", "FINISHED_STOPPED")
 
 
 class TransportScheduler:
     """One engine's. `ends` and `moved` are set once vLLM has told them."""
 
-    def __init__(self, transport: TransportKind, block_size: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        transport: TransportKind,
+        block_size: int,
+        *,
+        keep_every_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`keep_every_s` is how often sources hear that a request still waits for their blocks."""
         self.ends: Mapping[int, End] = {}
         self.moved: MovedBlocks | None = None
         self._transport = transport
         self._block_size = block_size
+        self._keep_every_s = keep_every_s
         self._clock = clock
         self._orders = Orders()
         self._slots = list(range(NUM_LEASES - 1, -1, -1))
@@ -87,7 +94,7 @@ class TransportScheduler:
 
     def build_orders(self) -> Orders:
         """Return what is to be done after this step; begins anew."""
-        if self._wanted and self._clock() - self._kept_at > KEEP_EVERY_S:
+        if self._wanted and self._clock() - self._kept_at > self._keep_every_s:
             self._orders.kept = list(self._wanted.values())
             self._kept_at = self._clock()
         orders, self._orders = self._orders, Orders()

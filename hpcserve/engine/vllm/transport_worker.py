@@ -1,7 +1,7 @@
 """The worker's half of the transport connector: pulls, and keeps blocks that peers pull. It never waits.
 
 A pull is over when its blocks are here and its lease was seen to hold after that; else its blocks are said to have
-failed, and vLLM computes them. A lease ends when its reader says so, or after `LEASE_S` in which no reader was heard.
+failed, and vLLM computes them. A lease ends when its reader says so, or when no reader was heard for some time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ from hpcserve.engine.vllm.transport_orders import (
     encode_note,
     read_note,
 )
-from hpcserve.kv.factory import TIMEOUT_S
 from hpcserve.kv.transport import Copy, Finished, KVTransport, Region
 
 logger = logging.getLogger(__name__)
 
-LEASE_S = 2 * TIMEOUT_S
-"""How long blocks are kept for a reader of whom nothing is heard; longer than a pull may be stuck."""
 _LONGEST_LOOK_S = 1.0  # of a pause between two looks that counts: what froze us kept readers from being heard
 _WORD = 8  # bytes
 
@@ -55,14 +52,17 @@ class _Reading:
 
 
 class TransportWorker:
-    """One worker process's. All is called between its engine's steps."""
+    """One worker process's. All is called between its engine's steps.
+
+    `lease_s` is how long blocks are kept for a reader of whom nothing is heard: longer than a pull may be stuck.
+    """
 
     def __init__(
         self,
         transport: KVTransport,
         rank: int,
         *,
-        lease_s: float = LEASE_S,
+        lease_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._transport = transport

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpcserve.engine.vllm.transport_scheduler import KEEP_EVERY_S, TransportScheduler
-from hpcserve.engine.vllm.transport_worker import LEASE_S, TransportWorker
+from hpcserve.engine.vllm.transport_scheduler import TransportScheduler
+from hpcserve.engine.vllm.transport_worker import TransportWorker
 from hpcserve.types import KvHandle
 from tests.engine.vllm.loop_transport import Loop, LoopTransport
 
@@ -19,6 +19,8 @@ torch = pytest.importorskip("torch")
 
 BLOCK = 4  # tokens
 NUM_BLOCKS = 32
+LEASE_S = 60.0
+KEEP_EVERY_S = 10.0
 
 
 class Clock:
@@ -44,8 +46,8 @@ class Engine:
     def __init__(self, loop: Loop, clock: Clock, *, dtype: torch.dtype = torch.float32) -> None:
         self.transport = LoopTransport(loop)
         self.cache = torch.zeros(2, NUM_BLOCKS, BLOCK, 8, dtype=dtype)
-        self.scheduler = TransportScheduler("mpi", BLOCK, clock)
-        self.worker = TransportWorker(self.transport, 0, clock=clock)
+        self.scheduler = TransportScheduler("mpi", BLOCK, keep_every_s=KEEP_EVERY_S, clock=clock)
+        self.worker = TransportWorker(self.transport, 0, lease_s=LEASE_S, clock=clock)
         self.worker.register({"layer": self.cache}, NUM_BLOCKS, BLOCK)
         self.scheduler.ends = {0: self.worker.end()}
         self.failed: set[int] = set()
@@ -133,9 +135,7 @@ def test_a_request_that_waits_for_room_keeps_its_blocks(engines: list[Engine], c
         assert one.step() == (set(), set())
 
 
-def test_a_lease_ends_when_nobody_comes(
-    engines: list[Engine], clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lease_ends_when_nobody_comes(engines: list[Engine], clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     one, two = engines
     params = one.prefill("p", [3, 4, 9])
     with caplog.at_level(logging.WARNING):
