@@ -53,7 +53,13 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done", omit_defaults=
     reasons: tuple[str, ...] = ()  # of attempts that failed
 
 
-Record = Header | LineHashes | Done
+class Again(msgspec.Struct, frozen=True, kw_only=True, tag="again"):
+    """Requests that failed before this record are not finished any more; the errors file begins anew."""
+
+    num_failed: int
+
+
+Record = Header | LineHashes | Done | Again
 _decoder: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _encode = msgspec.json.Encoder().encode
 

@@ -11,7 +11,7 @@ from hpcserve.batch.ledger import Header
 from hpcserve.batch.lines import Item, LineReader
 from hpcserve.batch.order import Line, in_order, prefix_key, units_of
 from hpcserve.batch.paths import Paths
-from hpcserve.batch.recovery import Recovered, check_same_input, recover
+from hpcserve.batch.recovery import Recovered, check_same_input, forget_failures, recover
 from hpcserve.batch.source import Source
 from hpcserve.batch.store import Store
 from hpcserve.batch.tally import Tally
@@ -27,6 +27,7 @@ class Plan:
     reader: LineReader
     paths: Paths
     is_fresh: bool = False  # whether to start over, over results that are there
+    tries_failed: bool = False  # whether requests that failed before are tried again
     is_ordered: bool = True  # whether requests that begin alike are run together; else as they come
 
     @contextmanager
@@ -62,6 +63,9 @@ class Plan:
 
     def _further(self, found: Recovered) -> Work:
         check_same_input(found, self.reader.settings, take_fingerprint(self.source), self.source.noun)
+        if self.tries_failed and found.num_failed:
+            forget_failures(self.paths, found)
+            found = recover(self.paths) or found
         tally = Tally(found.header.num_requests, num_before=found.num_done, num_failed=found.num_failed)
         warning = f"results are missing that {self.paths.ledger} has; they are done again" if found.is_short else None
         return Work(self, Store.go_on(self.paths, found), found.is_done, tally, warning)

@@ -14,10 +14,11 @@ from typing import BinaryIO
 import xxhash
 
 from hpcserve.batch.fingerprint import Fingerprint, first_difference
-from hpcserve.batch.ledger import VERSION, Done, Header, LineHashes, from_line, hashes_of
+from hpcserve.batch.ledger import VERSION, Again, Done, Header, LineHashes, from_line, hashes_of, to_line
 from hpcserve.batch.paths import Paths
 from hpcserve.errors import ConfigError
 
+_AGAIN = b'{"type":"again",'
 _FRESH = "--fresh starts over and overwrites the results"
 
 
@@ -40,12 +41,16 @@ def recover(paths: Paths) -> Recovered | None:
 
     Raises `ConfigError` where results are not what the ledger says they were. Changes nothing.
     """
+    again_at = _last_again(paths)
     with paths.ledger.open("rb", buffering=2**20) as file:
         found = _read_header(file, paths)
         if found is None:
             return None
         with _Proofs(paths) as proofs:
             while record := from_line(file.readline()):
+                if isinstance(record, Again) or (file.tell() <= again_at and getattr(record, "failed", False)):
+                    found.ledger_end = file.tell()
+                    continue
                 if not isinstance(record, Done):
                     break
                 if not proofs.hold(record, found.ends[record.failed]):
@@ -72,6 +77,17 @@ def cut(paths: Paths, found: Recovered) -> int:
     return num_cut
 
 
+def forget_failures(paths: Paths, found: Recovered) -> None:
+    """Have what failed count as not finished: in the ledger first, then in the errors file, which is emptied."""
+    cut(paths, found)
+    with paths.ledger.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(to_line(Again(num_failed=found.num_failed)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.truncate(paths.errors, 0)
+
+
 def check_same_input(found: Recovered, settings: dict[str, object], now: Fingerprint, noun: str) -> None:
     """Raise `ConfigError` that says what is different now, unless the ledger is of this input and these settings."""
     before = found.header
@@ -85,6 +101,17 @@ def check_same_input(found: Recovered, settings: dict[str, object], now: Fingerp
     where = f"{noun} {number} is the first that differs" if number else "a line differs"
     counts = f" ({before.num_lines} {noun}s then, {now.num_lines} now)" if before.num_lines != now.num_lines else ""
     raise ConfigError(f"the input is not the one that the results so far are of: {where}{counts}; {_FRESH}")
+
+
+def _last_again(paths: Paths) -> int:
+    """Return where in the ledger the last record is that what failed is tried again; 0 where there is none."""
+    found = position = 0
+    with paths.ledger.open("rb", buffering=2**20) as file:
+        for line in file:
+            if line[17:].startswith(_AGAIN) and from_line(line) is not None:
+                found = position
+            position += len(line)
+    return found
 
 
 class _Proofs:

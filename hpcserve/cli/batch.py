@@ -54,6 +54,7 @@ class Given(TypedDict):
     priority: int
     grace: float
     fresh: bool
+    retry_failed: bool
     as_json: bool
 
 
@@ -109,6 +110,7 @@ def _option(flags: str, text: str, **settings: Any) -> Callable[[_Command], _Com
 @_option("--priority", "Of requests that have none; lower runs first, online is 0.", type=_INT32, default=100)
 @_option("--grace", "Seconds that running requests get after Ctrl-C.", type=_POSITIVE, default=30.0, metavar="S")
 @_option("--fresh/--resume", "Start over, over results that are there, or go on.  [default: resume]", default=False)
+@_option("--retry-failed", "Try again what failed in an earlier run; the errors file begins anew.", is_flag=True)
 @_option("--json,as_json", "Print the summary as JSON.", is_flag=True)
 @standalone_options
 @click.pass_context

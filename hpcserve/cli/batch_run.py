@@ -107,6 +107,7 @@ def _checked(
         make_reader(source, given, list(models)),
         Paths(given["output"]),
         is_fresh=given["fresh"],
+        tries_failed=given["retry_failed"],
         is_ordered=given["order"] == "prefix",
     )
     with plan.opened(models) as work:  # not on a loop: it may take a minute, and Ctrl-C ends it at once

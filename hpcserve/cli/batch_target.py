@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -67,6 +68,7 @@ class Target:
     async def _dask(self, state: StateDir, patience: Patience, priority: int) -> AsyncIterator[Service]:
         from hpcserve.batch.dask_service import DaskService
 
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is told in our words
         service = DaskService(state, state.read_config(), patience, priority=priority, unit_size=self.unit_size)
         try:
             await service.__aenter__()

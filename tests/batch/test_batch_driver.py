@@ -52,10 +52,11 @@ class Driver:
         window: int = 8,
         grace_s: float = 5,
         priority: int = 0,
+        tries_failed: bool = False,
     ) -> bool:
         self._input.write_text("".join(f"{prompt}\n" for prompt in prompts))
         self.stop = Stop()
-        plan = Plan(open_source(self._input), Prompts("mock", {}), self.paths)
+        plan = Plan(open_source(self._input), Prompts("mock", {}), self.paths, tries_failed=tries_failed)
         async with Client(Endpoint(self._endpoint.url, "sk-x"), patience, priority=priority) as client:
             with plan.opened(MODELS) as work:
                 self.tally = work.tally
@@ -134,6 +135,39 @@ async def test_a_request_that_cannot_be_served_fails_alone(driver: Driver, endpo
     assert driver.tally.num_failed == 2
     assert await driver.run(["poison", "bad", *(f"fine {i}" for i in range(20))])
     assert endpoint.asked["poison"] == 3, "failed is finished"
+
+
+async def test_what_failed_is_tried_again_when_asked_to(driver: Driver, endpoint: FakeEndpoint) -> None:
+    prompts = ["crash", "bad", "fine", "drop"]
+    assert await driver.run(prompts, Patience(attempts=1))
+    assert sorted(driver.failures()) == ["line-1", "line-2", "line-4"]
+    assert await driver.run(prompts, tries_failed=True)
+    assert sorted(driver.answers()) == ["line-1", "line-3", "line-4"]
+    assert sorted(driver.failures()) == ["line-2"]
+    assert (driver.tally.num_finished, driver.tally.num_failed) == (4, 1)
+    assert endpoint.asked["fine"] == 1
+    assert await driver.run(prompts), "and what is finished then stays so"
+    assert dict(endpoint.asked) == {"crash": 2, "bad": 2, "fine": 1, "drop": 2}
+    assert await driver.run(prompts, tries_failed=True)
+    assert endpoint.asked["bad"] == 3
+    assert sorted(driver.failures()) == ["line-2"]
+
+
+async def test_a_run_that_dies_before_it_empties_the_errors_file_goes_on(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(path: Path, size: int) -> None:
+        if path == driver.paths.errors and size == 0:
+            raise KeyboardInterrupt
+
+    assert await driver.run(["crash", "fine"], Patience(attempts=1))
+    with monkeypatch.context() as patched:
+        patched.setattr("hpcserve.batch.recovery.os.truncate", die)
+        with pytest.raises(KeyboardInterrupt):
+            await driver.run(["crash", "fine"], tries_failed=True)
+    assert await driver.run(["crash", "fine"])
+    assert sorted(driver.answers()) == ["line-1", "line-2"]
+    assert not driver.failures()
 
 
 async def test_a_service_that_stays_away_fails_no_request(driver: Driver, endpoint: FakeEndpoint) -> None:
