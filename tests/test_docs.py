@@ -16,6 +16,7 @@ from hpcserve.cli import main
 from hpcserve.cli.options import load_config
 from hpcserve.config import load
 from hpcserve.config.schema import leaves
+from hpcserve.observability.batch_metrics import batch_families
 from hpcserve.observability.metrics import ServiceMetrics
 from hpcserve.types import LoadReport, Phase, Status, WorkerId
 from tests.options_table import PAGE, with_tables
@@ -187,7 +188,7 @@ def test_the_api_page_lists_every_metric() -> None:
         name="n", phase=Phase.SERVING, model="m", mode="aggregated", policy="kv", cluster="local",
         load={WorkerId("w"): LoadReport()},
     )  # fmt: skip
-    text = ServiceMetrics(lambda: status).render().decode()
+    text = ServiceMetrics(lambda: status).render(more=batch_families({}, 0, 0, 0)).decode()
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     page = (ROOT / "docs" / "api.md").read_text()
     assert [name for name in sorted(names) if f"`{name}`" not in page] == []

@@ -221,14 +221,16 @@ class Dispatcher:
 
     async def _wait_for_worker(self, route: RouteRequest, traceparent: str | None) -> Assignment:
         asked_at = time.perf_counter()
+        is_online = route.priority < self._config.batches.priority
         timeout_s = self._config.router.queue.max_wait_s + _ASSIGN_MARGIN_S
-        if route.priority >= self._config.batches.priority:  # waiting is what those of batches are there for
+        if not is_online:  # waiting is what those of batches are there for
             timeout_s = self._config.frontend.request_timeout_s * _BATCH_WAIT_SHARE
         answer = self._head.assign(route, timeout_s=timeout_s)
         if self._tracer is not None and traceparent is not None:
             answer = traced_assignment(self._tracer, traceparent, route, answer)
         assignment = await answer
-        self.counts.queue.observe(time.perf_counter() - asked_at)
+        if is_online:
+            self.counts.queue.observe(time.perf_counter() - asked_at)
         return assignment
 
     def _hashes(self, request: EngineRequest) -> list[BlockHash]:

@@ -126,6 +126,8 @@ class Generation:
         self._job = job
         record.job_id, record.model = job.request_id, job.model
         self._first_at: float | None = None
+        priority = job.requests[0].priority
+        self._is_online = priority < frontend.config.batches.priority  # else waiting says nothing about the service
         observe_itl = frontend.metrics.itl.observe
         self.choices = [Choice(deliver_to(index), self.first_output, observe_itl) for index in range(len(job.requests))]
 
@@ -151,7 +153,8 @@ class Generation:
             self._first_at = now
             self._metrics.queued -= 1
             self._record.ttft_s = now - self._record.started_at
-            self._metrics.ttft.observe(self._record.ttft_s)
+            if self._is_online:
+                self._metrics.ttft.observe(self._record.ttft_s)
 
     def usage(self) -> Usage:
         """Return what the client is told of the tokens."""
@@ -210,7 +213,8 @@ class Generation:
 
     def _observe_whole(self, now: float, first_at: float) -> None:
         metrics, record = self._metrics, self._record
-        metrics.e2e.observe(now - record.started_at)
+        if self._is_online:
+            metrics.e2e.observe(now - record.started_at)
         metrics.prompt_size.observe(record.prompt_tokens)
         metrics.generation_size.observe(record.generated_tokens)
         longest = max(each.num_tokens for each in self.choices)

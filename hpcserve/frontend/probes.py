@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+
 import msgspec
 from aiohttp import web
+from prometheus_client import Metric
 
-from hpcserve.errors import Unavailable
+from hpcserve.errors import StorageFailed, Unavailable
 from hpcserve.frontend.admission import check_model
 from hpcserve.frontend.backend import context_length, why_not_ready
 from hpcserve.frontend.context import FRONTEND, RECORD, Frontend
 from hpcserve.frontend.errors import error_response, json_response
 from hpcserve.frontend.replies import Alive, Healthy, Model, ModelList
+from hpcserve.observability.batch_metrics import batch_families
+
+log = logging.getLogger(__name__)
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -55,8 +62,21 @@ async def metrics(request: web.Request) -> web.Response:
     """
     counted = request.app[FRONTEND].metrics
     others = None if counted.siblings is None else await counted.siblings()
-    text = counted.render(with_tenants=request[RECORD].tenant.sees_tenants, others=others)
+    more = await _batches(request.app[FRONTEND])
+    text = counted.render(with_tenants=request[RECORD].tenant.sees_tenants, others=others, more=more)
     return web.Response(body=text, headers={"Content-Type": _METRICS_TYPE})
+
+
+async def _batches(frontend: Frontend) -> list[Metric]:
+    """Return what there is of batches; nothing where they cannot be read: the other metrics are wanted then."""
+    if frontend.jobs is None:
+        return []
+    try:
+        by_status, counts = await asyncio.to_thread(frontend.jobs.batches.counts)
+    except StorageFailed as err:
+        log.warning("metrics are without batches: %s", err.message)
+        return []
+    return list(batch_families(by_status, counts.total, counts.completed, counts.failed))
 
 
 def _model(frontend: Frontend) -> Model:

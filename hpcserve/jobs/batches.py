@@ -9,7 +9,7 @@ import msgspec
 from hpcserve.errors import NotFound
 from hpcserve.jobs.database import Database
 from hpcserve.jobs.pages import Page, Wanted, rows
-from hpcserve.jobs.records import ACTIVE, BatchRecord, BatchStatus, RequestCounts
+from hpcserve.jobs.records import ACTIVE, BatchRecord, RequestCounts
 
 _decode = msgspec.json.Decoder(BatchRecord).decode
 _encode = msgspec.json.Encoder().encode
@@ -75,7 +75,7 @@ class Batches:
                 )
         return after
 
-    def counts(self) -> tuple[dict[BatchStatus, int], RequestCounts]:
+    def counts(self) -> tuple[dict[str, int], RequestCounts]:
         """Return how many there are by status, and the requests of those that are not finished."""
         with self._database.reading() as connection:
             by_status = dict(connection.execute("SELECT status, COUNT(*) FROM batches GROUP BY status").fetchall())

@@ -106,12 +106,12 @@ class ServiceMetrics:
         )
         self._process = ProcessCollector(registry=None)
 
-    def render(self, *, with_tenants: bool = True, others: Samples | None = None) -> bytes:
+    def render(self, *, with_tenants: bool = True, others: Samples | None = None, more: Iterable[Metric] = ()) -> bytes:
         """Return all metrics in Prometheus' text format, or all that name no tenant.
 
-        `others` is what other frontends of the deployment have counted, which is added.
+        `others` is what other frontends of the deployment have counted, which is added; `more` is of all already.
         """
-        families = [*add_to(self._counted(), others or {}), build_info(), *worker_families(self._status())]
+        families = [*add_to(self._counted(), others or {}), build_info(), *worker_families(self._status()), *more]
         if with_tenants:
             families += add_to(tenant_families(self.tenants), others or {})
         return generate_latest(_Collected(families))

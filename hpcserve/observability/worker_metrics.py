@@ -51,6 +51,9 @@ def worker_families(status: Status) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hpcserve_waiting_requests", "Requests that no worker was chosen for yet.", value=status.num_waiting
     )
+    yield GaugeMetricFamily(
+        "hpcserve_backfilling_requests", "Requests of batches that wait for room.", value=status.num_backfilling
+    )
     yield from _states(status)
     yield from _engines(status)
     loads = {str(worker): load for worker, load in status.load.items()}

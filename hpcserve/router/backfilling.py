@@ -2,7 +2,7 @@
 
 They wait in a room of their own, where waiting is no failure: nobody of them is refused for waiting long. None starts
 while an online request waits. As many workers as online requests need are kept free of them, and the others are theirs
-up to a share; where online requests need all workers, each of them takes a few.
+up to a share; where online requests need all workers, one of these takes a few.
 """
 
 from __future__ import annotations
@@ -94,14 +94,8 @@ class Backfilling:
         since_s = self._online.since(now)
         is_quiet = since_s is None or since_s > QUIET_S
         num_spare = len(workers) - (0 if is_quiet else self._online.num_needed(now))
-        if num_spare > 0:
-            spare = sorted(workers, key=self._belongs_to_batches, reverse=True)[:num_spare]
-            return [info for info in spare if self._has_room(info, num_tokens, is_quiet=True)]
-        able = [info for info in workers if self._has_room(info, num_tokens, is_quiet=False)]
-        num_free = sum(not self._book.of(info.worker).num_queued for info in workers)
-        if num_free > 1 or len(workers) == 1:
-            return able
-        return [info for info in able if self._book.of(info.worker).num_queued]
+        theirs = sorted(workers, key=self._belongs_to_batches, reverse=True)[: max(1, num_spare)]
+        return [info for info in theirs if self._has_room(info, num_tokens, is_quiet=num_spare > 0)]
 
     def _belongs_to_batches(self, info: WorkerInfo) -> tuple[int, int]:
         """Order workers by how little online requests have of them: batches stay where they are."""

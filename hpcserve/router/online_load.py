@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from math import exp
 
-_MEMORY_S = 10.0
+_MEMORY_S = 20.0
 _STEP_SHARE = 1.25  # of a prompt's own time that it occupies a worker: others decode in the same steps
-MOST_BLOCKED = 0.08
-"""Of online requests that may find all workers that are kept for them computing: fewer than one in ten, as latencies
+MOST_BLOCKED = 0.05
+"""Of online requests that may find all workers that are kept for them computing: well under one in ten, as latencies
 are promised for nine of ten."""
 
 

@@ -36,6 +36,7 @@ from hpcserve.observability.logging import configure_logging
 from hpcserve.router.backfill import BackfillRule
 from hpcserve.router.router import Router
 from hpcserve.serve.batch_keeper import BatchKeeper
+from hpcserve.serve.dask_config import DASK_CONFIG
 from hpcserve.serve.frontend_keeper import FrontendKeeper
 from hpcserve.serve.listening import address_warnings, plain_http_warnings
 from hpcserve.state import HeadRecord, Proc, StateDir
@@ -47,20 +48,6 @@ _POLL_S = {"local": 0.25, "mpi": 0.25, "slurm": 1.0}  # while something is under
 _IDLE_POLL_S = {"local": 1.0, "mpi": 1.0, "slurm": 15.0}
 _LOOK_S = 1.0  # at who the parent is
 _LOG_LINES = 12
-
-DASK_CONFIG = {
-    "distributed.scheduler.worker-ttl": "30s",
-    "distributed.scheduler.dashboard.status.task-stream-length": 1000,
-    "distributed.scheduler.work-stealing": False,  # `head/units.py` says where tasks run
-    "distributed.scheduler.allowed-failures": 1,  # a unit that was lost twice is suspected: see `batch/dask_service.py`
-    "distributed.scheduler.active-memory-manager.start": False,
-    "distributed.admin.tick.interval": "1s",  # its own 20 ms are 1 % of a core
-    "distributed.admin.tick.limit": "10s",
-    "distributed.admin.system-monitor.interval": "5s",  # for Dask's own pages; reads a dozen files
-    "distributed.admin.system-monitor.disk": False,
-    "distributed.admin.system-monitor.gil.enabled": False,
-    "distributed.comm.timeouts.connect": "10s",
-}
 
 
 class HeadProcess:
@@ -157,6 +144,7 @@ class HeadProcess:
             workers=self._roster.workers(),
             load=self._roster.loads(),
             num_waiting=self._router.num_waiting,
+            num_backfilling=self._router.num_backfilling,
             traffic=self._service.traffic.total(),
             warnings=self._warnings(),
             detail=self._detail,

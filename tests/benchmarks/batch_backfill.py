@@ -1,10 +1,11 @@
 """What a batch costs online requests: their time to first token beside a running batch of the API, and without one.
 
-    python -m tests.benchmarks.batch_backfill --workers 3 --rate 9 --phase 30
+    python -m tests.benchmarks.batch_backfill --workers 4 --rate 9 --phase 30
 
 Deploys mock engines in real time and takes turns, as other work on the machine comes and goes: a phase of online
 requests (Poisson arrivals, streamed) alone, one with a batch that could keep every engine busy, and again. The engines
-are small, so that what is measured is waiting for them and not for this machine's CPU.
+are small, so that what is measured is waiting for them and not for this machine's CPU; `--slower 3 --rate 3` makes
+them slow, too, for a machine that has other things to do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from hpcserve.engine.mock.timing import TimingModel
+from hpcserve.engine.mock.timing_file import TimingFile, write_timing
 
 HPCSERVE = str(Path(sys.executable).with_name("hpcserve"))
 _VOCABULARY = 256
@@ -142,7 +146,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rate", type=float, default=9.0, help="online requests a second")
     parser.add_argument("--prompt", type=int, default=1500, help="tokens of an online prompt")
     parser.add_argument("--output", type=int, default=60, help="tokens of an online answer")
@@ -151,6 +155,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=8000)
     parser.add_argument("--phase", type=float, default=30.0, help="seconds")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--slower", type=float, default=1.0, help="how many times as long engines take as published")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--up", nargs=argparse.REMAINDER, default=[], help="further options of `hpcserve up`")
     args = parser.parse_args()
@@ -159,7 +164,9 @@ def main() -> None:
         env = others | {"HPCSERVE_STATE_DIR": f"{root}/state"}
         up = [HPCSERVE, "up", "--detach", "--json", "--port", "0", "--cluster", "local", "--engine", "mock"]
         up += ["--nodes", str(args.workers), "--set", "engine.mock.max_num_seqs=32"]
-        up += ["--set", "engine.mock.num_kv_blocks=2048", *args.up]
+        timing = TimingModel().times(args.slower)
+        write_timing(Path(root, "timing.json"), TimingFile(prefill_ms=timing.prefill_ms, decode_ms=timing.decode_ms))
+        up += ["--set", "engine.mock.num_kv_blocks=2048", "--set", f"engine.mock.timing={root}/timing.json", *args.up]
         status = json.loads(subprocess.run(up, env=env, check=True, capture_output=True, timeout=120).stdout)
         try:
             found = asyncio.run(measure(status["endpoint"], args))

@@ -1,4 +1,4 @@
-"""Batches over the API of real deployments with mock engines, by the unmodified client: nothing is lost, nothing twice."""
+"""Batches over the API of real deployments with mock engines, by the unmodified client: nothing lost, nothing twice."""
 
 from __future__ import annotations
 
