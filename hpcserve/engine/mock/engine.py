@@ -1,7 +1,8 @@
 """The mock engine as an `AsyncEngine`: `MockCore` in real time, divided by `engine.mock.speedup`.
 
 Loads are reported in simulated time: a worker that runs 100 times as fast still measures the rates of the GPU it
-stands for. KV handles are data only (see `transfer`): the blocks behind one are not pinned.
+stands for. KV handles are data only (see `transfer`): the blocks behind one are not pinned. With a `kv.transport` that
+is named, bytes are pulled before a request is queued (see `mover`), and simulated time goes by for them as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 
 from hpcserve.config.models import Config, MockConfig
 from hpcserve.engine.mock.core import MockCore, StepResult
+from hpcserve.engine.mock.mover import Mover
 from hpcserve.engine.mock.pace import Pace
 from hpcserve.engine.mock.scheduler import Limits
 from hpcserve.engine.mock.timing import TimingModel
@@ -26,7 +28,8 @@ from hpcserve.engine.mock.tokens import load_table
 from hpcserve.engine.mock.transfer import TRANSPORT, is_good, make_handle
 from hpcserve.engine.protocol import EngineContext, OnOutput
 from hpcserve.engine.push import iterate
-from hpcserve.errors import EngineError
+from hpcserve.errors import ConfigError, EngineError
+from hpcserve.kv.factory import open_transport
 from hpcserve.types import EngineInfo, EngineOutput, EngineRequest, KvEvent, LoadReport, RequestId
 
 _DEFAULT_MAX_MODEL_LEN = 131072
@@ -57,6 +60,8 @@ class MockEngine:
         self._context = context
         self._core: MockCore | None = None
         self._loop: asyncio.Task[None] | None = None
+        self._mover: Mover | None = None
+        self._moving: asyncio.Task[None] | None = None
         self._open: dict[RequestId, _Open] = {}
         self._ended_in_step: set[RequestId] = set()  # aborted while the step that has their tokens was under way
         self._work = asyncio.Event()
@@ -72,6 +77,9 @@ class MockEngine:
             max_num_seqs=mock.max_num_seqs,
             max_batched_tokens=mock.max_batched_tokens,
         )
+        self._mover = await asyncio.to_thread(_open_mover, self._config, self._context)
+        if self._mover is not None:
+            self._moving = asyncio.create_task(self._mover.run(), name="mock-kv")
         core = MockCore(limits, await asyncio.to_thread(_timing, mock), table, _max_model_len(self._config))
         self._core = core
         self._loop = asyncio.create_task(self._run(core, on_kv_events), name="mock-engine")
@@ -83,7 +91,7 @@ class MockEngine:
             max_model_len=core.max_model_len,
             max_batched_tokens=mock.max_batched_tokens,
             max_num_seqs=mock.max_num_seqs,
-            kv_transport=TRANSPORT,
+            kv_transport=self._transport,
             has_kv_events=mock.kv_events,
         )
 
@@ -96,7 +104,11 @@ class MockEngine:
         core = self._core
         if core is None:
             raise EngineError("the mock engine is not running")
-        problem = core.add(request, can_pull=request.kv is not None and is_good(request.kv, time.time()))
+        can_pull = await self._pull(request)
+        if can_pull is None:
+            on_output(EngineOutput(request_id=request.request_id, finish_reason="abort"))
+            return
+        problem = core.add(request, can_pull=can_pull)
         if problem is not None:
             on_output(problem)
             return
@@ -111,6 +123,8 @@ class MockEngine:
 
     async def abort(self, request_id: RequestId) -> None:
         """End a request before its next token."""
+        if self._mover is not None:
+            self._mover.abort(request_id)
         aborted = self._open.pop(request_id, None)
         if aborted is not None:
             self._end(request_id)
@@ -124,11 +138,28 @@ class MockEngine:
         """End the requests and the task."""
         for request_id in list(self._open):
             await self.abort(request_id)
+        if self._mover is not None:
+            self._mover.abort_all()
         self._core = None
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
             self._loop = None
+        if self._mover is not None and self._moving is not None:
+            self._moving.cancel()
+            await asyncio.wait([self._moving])
+            await asyncio.to_thread(self._mover.close)
+            self._mover = self._moving = None
+
+    @property
+    def _transport(self) -> str:
+        return TRANSPORT if self._mover is None else self._mover.kind
+
+    async def _pull(self, request: EngineRequest) -> bool | None:
+        """Return whether the request's handle is good, and its bytes, if any, are here; None if it was aborted."""
+        if request.kv is None or not is_good(request.kv, time.time(), self._transport):
+            return False
+        return True if self._mover is None else await self._mover.fetch(request.request_id, request.kv)
 
     def _end(self, request_id: RequestId) -> None:
         self._ended_in_step.add(request_id)
@@ -177,7 +208,19 @@ class MockEngine:
         if prefilled is None:
             return output
         handle = make_handle(self._context.worker, prefilled.num_tokens, prefilled.names, time.time())
+        if self._mover is not None:
+            params = handle.params | self._mover.offer(prefilled.names)
+            handle = msgspec.structs.replace(handle, transport=self._mover.kind, params=params)
         return msgspec.structs.replace(output, kv=handle)
+
+
+def _open_mover(config: Config, context: EngineContext) -> Mover | None:
+    kind = config.kv.transport
+    if kind == "auto" or not context.moves_kv:
+        return None
+    if kind == "mpi" and config.cluster.kind != "mpi":
+        raise ConfigError(f"kv.transport is mpi, but cluster.kind is {config.cluster.kind}", param="kv.transport")
+    return Mover(open_transport(kind, timeout_s=config.kv.timeout_s, strict=config.strict))
 
 
 def _timing(mock: MockConfig) -> TimingModel:

@@ -1,7 +1,7 @@
-"""Handles of the mock transport. Nothing is moved: a handle says which blocks it stands for, and pulling takes time.
+"""Handles of the mock transport. A handle says which blocks it stands for, and pulling takes simulated time.
 
-The source is never asked, so a handle of a worker that died in the meantime still works; `params={"fail": True}` is how
-a test makes a transfer fail.
+Nothing is moved and the source is never asked, so a handle of a worker that died in the meantime still works, unless a
+real transport was asked for (`mover`). `params={"fail": True}` is how a test makes a transfer fail.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def make_handle(source: WorkerId, num_tokens: int, names: Sequence[BlockHash], u
     return KvHandle(transport=TRANSPORT, source=source, num_tokens=num_tokens, params=params)
 
 
-def is_good(handle: KvHandle, unix_now: float) -> bool:
+def is_good(handle: KvHandle, unix_now: float, transport: str = TRANSPORT) -> bool:
     """Return whether a pull can succeed: the right transport, made here, not expired, not made to fail."""
     expires_at = handle.params.get("expires_at")
     return (
-        handle.transport == TRANSPORT
+        handle.transport == transport
         and isinstance(expires_at, int | float)
         and unix_now < expires_at
         and not handle.params.get("fail")
