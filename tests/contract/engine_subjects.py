@@ -84,6 +84,12 @@ def make_config(kind: str, model: Path | None, *, parsers: dict[str, str] | None
     return Config.model_validate({"model": loaded, "engine": engine, "cluster": {"local": {"threads": 1}}})
 
 
+def over_mpi(config: Config, *, timeout_s: float = 4.0) -> Config:
+    """Return the configuration of engines in the ranks of an MPI world."""
+    kv = config.kv.model_copy(update={"transport": "mpi", "timeout_s": timeout_s})
+    return config.model_copy(update={"kv": kv, "cluster": config.cluster.model_copy(update={"kind": "mpi"})})
+
+
 def make_context(name: str, scratch: Path, *, moves_kv: bool = True) -> EngineContext:
     return EngineContext(worker=WorkerId(name), role=Role.BOTH, host="127.0.0.1", moves_kv=moves_kv, scratch=scratch)
 

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from hpcserve.config import Config
 from hpcserve.types import EngineOutput, EngineRequest, KvHandle, RequestId, Sampling
 from tests.contract.engine_subjects import (
     Subject,
     make_config,
     make_context,
     make_subject_engine,
+    over_mpi,
     start_subject,
     tokens,
 )
@@ -91,17 +91,12 @@ async def running(kind: str, model: Path, scratch: Path, *, in_process: bool = T
         finally:
             await asyncio.gather(*(engine.stop() for engine in made))
         return
-    config = over_mpi(config)
+    config = over_mpi(config, timeout_s=SILENCE_S)
     async with started(scratch, [(config, context) for context in contexts]) as ranks:
         try:
             yield await asyncio.gather(*(start_subject(engine) for engine in ranks))
         finally:
             await asyncio.gather(*(engine.stop() for engine in ranks))
-
-
-def over_mpi(config: Config) -> Config:
-    kv = config.kv.model_copy(update={"transport": "mpi", "timeout_s": SILENCE_S})
-    return config.model_copy(update={"kv": kv, "cluster": config.cluster.model_copy(update={"kind": "mpi"})})
 
 
 async def test_engines_say_what_their_kv_goes_by(kind: str, engines: list[Subject]) -> None:

@@ -16,7 +16,7 @@ import pytest_asyncio
 from hpcserve.engine.mock import engine as mock_engine
 from hpcserve.kv.transport import Finished
 from hpcserve.types import EngineOutput, EngineRequest, RequestId, Sampling
-from tests.contract.engine_subjects import Subject, make_config, make_context, start_subject, tokens
+from tests.contract.engine_subjects import Subject, make_config, make_context, over_mpi, start_subject, tokens
 from tests.contract.rank_engines import started
 from tests.engine.vllm.loop_transport import Loop, LoopTransport
 
@@ -124,13 +124,7 @@ async def test_engines_do_without_bytes_when_no_transport_is_named(tmp_path: Pat
 async def test_a_hundred_requests_at_once_move_their_bytes_over_mpi(tmp_path: Path) -> None:
     if shutil.which("mpirun") is None or importlib.util.find_spec("mpi4py") is None:
         pytest.skip("no MPI")
-    config = make_config("mock", None)
-    config = config.model_copy(
-        update={
-            "kv": config.kv.model_copy(update={"transport": "mpi", "timeout_s": 4.0}),
-            "cluster": config.cluster.model_copy(update={"kind": "mpi"}),
-        }
-    )
+    config = over_mpi(make_config("mock", None))
     contexts = [make_context(name, tmp_path) for name in ("a-0-1", "b-0-1", "c-0-1")]
     async with started(tmp_path, [(config, context) for context in contexts]) as ranks:
         one, two, three = [await start_subject(engine) for engine in ranks]
