@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _TYPED = "hpcserve.typed"
 _NOT_TAKEN = {  # options of `batch run` that mean nothing here, or are this command's own
     "--name", "--endpoint", "--key-file", "--over", "--json", "--fresh", "--retry-failed", "--standalone",
-    "--shard", "--cluster", "--nodes", "--partition", "--account", "--walltime", "--time", "--dry-run", "--detach", "--timeout",
-    "--host", "--port", "--unix-socket", "--frontends", "--no-auth",
+    "--shard", "--cluster", "--nodes", "--partition", "--account", "--walltime", "--time", "--dry-run", "--detach",
+    "--timeout", "--host", "--port", "--unix-socket", "--frontends", "--no-auth",
 }  # fmt: skip
 _COUNT = click.IntRange(1)
 
