@@ -88,7 +88,10 @@ def parse(command: str) -> None:
     context = main.make_context("hpcserve", words)
     called: click.Command = main
     while isinstance(called, click.Group):
-        name, found, rest = called.resolve_command(context, [*context._protected_args, *context.args])
+        words = [*context._protected_args, *context.args]
+        if called.invoke_without_command and not words:
+            break
+        name, found, rest = called.resolve_command(context, words)
         assert found is not None
         called, has_options = found, bool(rest)
         context = called.make_context(name, rest, parent=context)
