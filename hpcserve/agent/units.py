@@ -110,7 +110,7 @@ class Units:
     async def _run_one(self, request: EngineRequest) -> EngineOutput:
         async with self._gate(request):
             try:
-                return await _whole_output(self._engine, request)
+                return await _whole_output(self._engine, msgspec.structs.replace(request, streams=False))
             except HpcserveError:
                 raise
             except Exception as err:

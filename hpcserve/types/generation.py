@@ -80,6 +80,7 @@ class EngineRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tru
     moves_away: bool = False  # another worker takes its KV over for good: the blocks here may be evicted first
     parsing: ChatParsing | None = None  # outputs carry `parsed`; only engines that can "tools" or "reasoning"
     embeds: bool = False  # the prompt's embedding is wanted and nothing generated; only engines that can "embed"
+    streams: bool = True  # outputs come as they are made; else engines that can give one, at the end, for less
     traceparent: str | None = None  # W3C trace context: the span that spans of this request belong under
 
 

@@ -49,6 +49,20 @@ async def test_only_the_last_output_has_a_finish_reason(one: Subject) -> None:
     assert len(tokens(outputs)) == 12
 
 
+async def test_what_nobody_streams_is_the_same_in_the_end(one: Subject) -> None:
+    prompt = make_prompt()
+    sampling = Sampling(max_tokens=12, temperature=0.0, ignore_eos=True, logprobs=1)
+    streamed = await one.run(make_request(prompt, sampling))
+    whole = await one.run(make_request(prompt, sampling, streams=False))
+    assert tokens(whole) == tokens(streamed)
+    assert text(whole) == text(streamed)
+    assert sum(len(each.logprobs) for each in whole) == 12
+    assert whole[0].cached_tokens is not None
+    assert (await one.load()).waiting_tokens == 0
+    if one.info.engine == "vllm":
+        assert len(whole) == 1
+
+
 async def test_greedy_decoding_gives_the_same_tokens_again(one: Subject) -> None:
     prompt = make_prompt()
     first, second = [await one.run(make_request(prompt)) for _ in range(2)]

@@ -61,7 +61,7 @@ class VllmEngine:
         try:
             vllm, moves_kv = await loop.run_in_executor(self._thread, load)
             self._vllm = vllm
-            tap_prefills(vllm, self._come_from.__setitem__)
+            tap_prefills(vllm, self._on_prefilled)
             submit = submit_of(vllm)
             loaded = await examine(self._config, vllm, moves_kv=moves_kv)
             self._reader = KvEventReader(f"ipc://{self._sockets}/events", loaded.info.block_size, on_kv_events)
@@ -125,6 +125,10 @@ class VllmEngine:
         if request.request_id in self._open:
             return f"request id {request.request_id} is already running"
         return runner.refuse(request)
+
+    def _on_prefilled(self, request_id: str, come_from: Prefilled) -> None:
+        self._come_from[request_id] = come_from
+        self._meter.computed(RequestId(request_id))
 
     async def _free(self) -> None:
         self._runner = None

@@ -71,9 +71,13 @@ class LoadMeter:
         self.rates.begin(time.monotonic())
         self.steps.begin(time.monotonic())
 
-    def prefilled(self, request_id: RequestId, come_from: Prefilled) -> None:
-        """The first token of a request is there."""
+    def computed(self, request_id: RequestId) -> None:
+        """The prompt of a request waits no longer; its first output may come much later."""
         self.prompt_tokens += self._uncomputed.pop(request_id, 0)
+
+    def prefilled(self, request_id: RequestId, come_from: Prefilled) -> None:
+        """The first output of a request is there."""
+        self.computed(request_id)
         self.cached_tokens += come_from.cached
         self.pulled_tokens += come_from.pulled
 

@@ -87,7 +87,7 @@ def to_sampling_params(request: EngineRequest, adjusted: Adjusted) -> Any:
         allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
         bad_words=list(sampling.bad_words),
         structured_outputs=adjusted.structured,
-        output_kind=RequestOutputKind.DELTA,
+        output_kind=RequestOutputKind.DELTA if request.streams else RequestOutputKind.FINAL_ONLY,
         extra_args=_extra_args(request, adjusted),
     )
 
