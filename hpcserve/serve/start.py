@@ -52,6 +52,12 @@ def render_jobs(config: Config) -> list[tuple[str, str]]:
 
 def _resolved(config: Config) -> Config:
     kind = resolve_kind(config)
+    if config.kv.transport == "mpi" and kind != "mpi":
+        raise ConfigError(
+            f"kv.transport is mpi, which is for the ranks of one allocation, and cluster.kind is {kind}: "
+            "take --cluster mpi, or kv.transport: nixl",
+            param="kv.transport",
+        )
     path = config.model.path.expanduser().resolve() if config.model.path else None
     return config.model_copy(
         update={
