@@ -13,7 +13,7 @@ from hpcserve.types import EngineInfo
 
 QUIET_S = 10.0
 """Without an online request for so long there are none."""
-BUSY_SHARE = 0.1
+BUSY_SHARE = 0.04
 """Of a worker's sequences that may be those of batches, where online requests need it too."""
 BUSY_PASS_TOKENS = 512
 """Prompt tokens of batches that are computed together while there are online requests."""

@@ -52,6 +52,14 @@ def replay(scenario: Scenario, trace: Iterable[TraceRequest], timeline: Timeline
     return _Replay(scenario, timeline).run(trace)
 
 
+def replay_records(scenario: Scenario, trace: Iterable[TraceRequest]) -> list[Record]:
+    """Run all requests to their end, and return what happened to each, by arrival. Raises `ConfigError`."""
+    scenario.check()
+    run = _Replay(scenario, None)
+    run.run(trace)
+    return run.records
+
+
 class _Replay:
     """One run: the router, the workers and the requests under way."""
 
@@ -60,7 +68,7 @@ class _Replay:
         self._timeline = timeline
         self._router = Router(scenario.router, scenario.limits.block_size)
         self._workers: dict[WorkerId, SimulatedWorker] = {}
-        self._records: list[Record] = []
+        self.records: list[Record] = []
         self._gaps = Gaps()
         self._heap: list[tuple[float, int, int, Callable[[float], None]]] = []
         self._ticks = count()
@@ -77,8 +85,8 @@ class _Replay:
             now, _, _, act = heapq.heappop(heap)
             act(now)
         if self._timeline is not None:
-            self._timeline.close(self._records, self._gaps)
-        return make_report(self._scenario, self._records, self._gaps, self._router.stats())
+            self._timeline.close(self.records, self._gaps)
+        return make_report(self._scenario, self.records, self._gaps, self._router.stats())
 
     def _add_workers(self) -> None:
         s = self._scenario
@@ -102,11 +110,11 @@ class _Replay:
 
     def _arrive(self, request: TraceRequest, now: float) -> None:
         limits = self._scenario.limits
-        request_id = RequestId(f"r{len(self._records)}")
+        request_id = RequestId(f"r{len(self.records)}")
         names = request.block_hashes(limits.block_size)
         num_output = min(request.num_output, limits.num_blocks * limits.block_size - request.num_prompt)
-        record = Record(request_id, now, request.num_prompt, num_output, names)
-        self._records.append(record)
+        record = Record(request_id, now, request.num_prompt, num_output, names, priority=request.priority)
+        self.records.append(record)
         if num_output < 1:
             record.is_rejected = True
             return
@@ -115,6 +123,7 @@ class _Replay:
             block_hashes=names,
             num_tokens=request.num_prompt,
             max_tokens=num_output,
+            priority=request.priority,
             caller=Caller(session=request.session),
         )
         try:
@@ -126,16 +135,16 @@ class _Replay:
 
     def _place_soon(self, now: float) -> None:
         """Place what waits after everything else that happens now: a burst is placed together."""
-        if self._router.num_waiting and self._placed_at != now:
+        if self._router.num_waiting + self._router.num_backfilling and self._placed_at != now:
             self._placed_at = now
             self._at(now, _Kind.PLACE, self._place)
 
     def _place(self, now: float) -> None:
         self._placed_at = -inf
         for request_id in self._router.expire(now):
-            self._records[int(request_id[1:])].is_rejected = True
+            self.records[int(request_id[1:])].is_rejected = True
         for assignment in self._router.place(now):
-            self._start(self._records[int(assignment.request_id[1:])], assignment, now)
+            self._start(self.records[int(assignment.request_id[1:])], assignment, now)
 
     def _start(self, record: Record, assignment: Assignment, now: float) -> None:
         record.assignment = assignment
@@ -167,6 +176,7 @@ class _Replay:
             names=list(record.block_hashes),
             writer=CountdownWriter(record, num_output, index * _BLOCKS_PER_REQUEST),
             prefill_only=prefill_only,
+            priority=record.priority,
             pull_tokens=pull_tokens,
             reused_tokens=record.assignment.reused_tokens,
         )

@@ -21,6 +21,7 @@ class Record:
     num_prompt: int
     num_output: int
     block_hashes: list[BlockHash]  # emptied when it ends
+    priority: int = 0  # lower runs first
     assignment: Assignment | None = None
     first_token_at: float | None = None
     ended_at: float | None = None

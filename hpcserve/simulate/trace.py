@@ -35,6 +35,7 @@ class TraceRequest(msgspec.Struct, frozen=True, gc=False):
     num_prompt: int  # tokens
     num_output: int  # tokens, at least 1
     hash_ids: tuple[int, ...]
+    priority: int = 0  # lower runs first; traces do not tell
 
     @property
     def session(self) -> str | None:
