@@ -14,7 +14,7 @@ from hpcserve.cluster.slurm_script import as_pattern, gpu_directive, in_slurm_un
 from hpcserve.config.models import SlurmConfig
 from hpcserve.errors import ConfigError
 
-_WARNING_S = 120  # from the signal to the end of the walltime; Slurm may send it a minute earlier
+_WARNING_S = 120  # at most, from the signal to the end of the walltime; Slurm may send it a minute earlier
 _TEMPLATE = "offline_batch.sbatch"
 
 
@@ -109,8 +109,21 @@ def _directives(job: BatchJob) -> list[str]:
         f"--array=0-{job.num_tasks - 1}" if job.num_tasks is not None else None,
         f'--output="{job.log}"',
         "--open-mode=append",
-        f"--signal=B:USR1@{_WARNING_S}",
+        f"--signal=B:USR1@{_warning_s(slurm.walltime)}",
         "--requeue" if job.requeue else "--no-requeue",
     ]
     kept = [line for line in lines if line and not any(skip in f"#SBATCH {line}" for skip in slurm.skip_directives)]
     return kept + [line.removeprefix("#SBATCH").strip() for line in slurm.extra_directives]
+
+
+def _warning_s(walltime: str | None) -> int:
+    """Return how long before its end the job is told: two minutes, but no more than a quarter of a short walltime."""
+    if walltime is None:
+        return _WARNING_S
+    days, _, clock = walltime.rpartition("-")
+    numbers = [int(part) for part in clock.split(":")]
+    if not days and len(numbers) < 3:  # minutes, or minutes and seconds (sbatch(1)); hours are first otherwise
+        numbers.insert(0, 0)
+    hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    total_s = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return min(_WARNING_S, max(1, total_s // 4))

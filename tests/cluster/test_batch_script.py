@@ -34,6 +34,24 @@ def test_every_script_goes_on_after_its_walltime() -> None:
     assert "--no-requeue" in directives(render(replace(EXAMPLE, requeue=False)))
 
 
+@pytest.mark.parametrize(
+    ("walltime", "warning_s"),
+    [
+        ("02:00:00", 120),
+        ("10", 120),
+        ("4", 60),
+        ("2:30", 37),
+        ("1-0", 120),
+        ("0-0:4", 60),
+        ("00:01:00", 15),
+        (None, 120),
+    ],
+)
+def test_a_short_walltime_leaves_time_to_work_before_the_warning(walltime: str | None, warning_s: int) -> None:
+    script = render(replace(EXAMPLE, slurm=SlurmConfig(walltime=walltime)))
+    assert f"--signal=B:USR1@{warning_s}" in directives(script)
+
+
 def test_what_the_site_wants_is_asked_for() -> None:
     slurm = SlurmConfig(
         partition="gpu", account="proj1", qos="long", constraint="a100", walltime="1-0", exclusive=True, memory="64GB",
@@ -119,7 +137,8 @@ class Job:
         launcher = 'while [[ $1 == -* || $1 == [0-9]* || $1 == none ]]; do shift; done; exec "$@"'
         self._tool(tools / "srun", f'echo "srun $*" >> calls\n{launcher}')
         self._tool(tools / "mpirun", f'echo "mpirun $*" >> calls\n{launcher}')
-        self._tool(tools / "scontrol", 'echo "scontrol $*" >> calls')
+        self._tool(tools / "scontrol", 'if [[ $1 == show ]]; then cat shown; else echo "scontrol $*" >> calls; fi')
+        (directory / "shown").write_text("PreemptEligibleTime=2026-11-23T02:14:49 PreemptTime=None\n")
         driver = """\
 read -r num code < <(head -n 1 plan); sed -i 1d plan
 while [[ $1 != -o ]]; do shift; done
@@ -246,6 +265,15 @@ def test_a_job_that_is_told_to_end_ends(tmp_path: Path) -> None:
     assert code == 130
     assert (tmp_path / "stopped").exists()
     assert len(job.calls) == 1
+
+
+@bash
+def test_a_job_that_is_preempted_requeues_itself_in_its_grace_time(tmp_path: Path) -> None:
+    job = Job(tmp_path, "5 wait")
+    (tmp_path / "shown").write_text("PreemptEligibleTime=2026-11-23T02:14:49 PreemptTime=2026-11-23T02:15:09\n")
+    code, said = job.signalled(signal.SIGTERM)
+    assert code == 0, said
+    assert job.calls[1:] == ["scontrol requeue 17"]
 
 
 @bash
