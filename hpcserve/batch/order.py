@@ -25,6 +25,7 @@ from hpcserve.batch.lines import Item
 SHARED_BYTES = 128  # about a KV block of 32 tokens, as texts and as token ids
 _KEY_BYTES = 16 * 1024  # of a prompt that are looked at
 _AT_ONCE = 1024  # requests of a group in memory; the name of a larger group is its first of these
+_BYTES_AT_ONCE = 2**25  # of them, about
 _number = Struct(">Q")
 _place = Struct(">QQ")
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -96,23 +97,25 @@ def _grouped(records: Iterable[Record]) -> Iterator[tuple[bool, list[Record]]]:
     """
     piece: list[Record] = []
     shared, is_first = 0, True  # bytes that all of the group share; 0 while it has one
+    num_bytes = 0
     for record in records:
         if piece:
             common = _common(piece[-1][0], record[0])
             if common < SHARED_BYTES or common + SHARED_BYTES <= shared:
                 yield is_first, piece
-                piece, shared, is_first = [], 0, True
+                piece, shared, is_first, num_bytes = [], 0, True, 0
             elif shared and common >= shared + SHARED_BYTES:
                 *before, last = piece
                 if before:
                     yield is_first, before
-                piece, shared, is_first = [last], common, True
+                piece, shared, is_first, num_bytes = [last], common, True, 0
             else:
                 shared = min(shared or common, common)
-            if len(piece) == _AT_ONCE:
+            if len(piece) == _AT_ONCE or (len(piece) > 1 and num_bytes > _BYTES_AT_ONCE):
                 yield is_first, piece[:-1]
-                piece, is_first = piece[-1:], False
+                piece, is_first, num_bytes = piece[-1:], False, 0
         piece.append(record)
+        num_bytes += len(record[1])
     if piece:
         yield is_first, piece
 

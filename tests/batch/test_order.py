@@ -80,6 +80,13 @@ def test_a_group_that_is_larger_than_memory_stays_together(tmp_path: Path, monke
     assert sum(one[0] != other[0] for one, other in itertools.pairwise(placed)) == 2
 
 
+def test_a_group_of_long_requests_stays_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "_BYTES_AT_ONCE", 300)  # each is up to 120 bytes
+    placed = arrange(questions(3, 40), tmp_path)
+    assert len({group for group, _ in placed}) == 3
+    assert sum(one[0] != other[0] for one, other in itertools.pairwise(placed)) == 2
+
+
 _texts = st.lists(st.text("ab", max_size=6).map(lambda text: text * 40), max_size=60)
 
 
