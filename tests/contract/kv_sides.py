@@ -61,6 +61,11 @@ class Side:
     def sums(self, *ranges: tuple[int, int, int]) -> list[int]:
         return self.call("sums", ranges=ranges)  # type: ignore[no-any-return]
 
+    def close(self) -> None:
+        for stream in (self._told, self._answers):
+            with suppress(OSError):  # what was not read by a process that is gone
+                stream.close()
+
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
@@ -93,6 +98,7 @@ def started(kind: str, directory: Path, num: int = 2, **environ: str) -> Iterato
             connection, _ = listening.accept()
             stack.enter_context(connection)
             sides.append(Side(connection))
+            stack.callback(sides[-1].close)
         sides.sort(key=lambda side: side.rank)
         if kind == "courier":
             for side in sides:

@@ -9,13 +9,12 @@ steps, which vLLM keeps making for as long as one is under way. Does nothing unl
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import os
-from contextlib import suppress
 
 from hpcserve.engine.vllm import grammar
+from hpcserve.kv.nixl_library import load_system_libnl
 from hpcserve.observability.logging import configure_logging
 
 NIXL_ON = "HPCSERVE_NIXL_ON"
@@ -34,7 +33,7 @@ def register() -> None:
         logging.getLogger("vllm").setLevel(os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"))
     device = os.environ.get(NIXL_ON)
     if device:
-        _load_system_libnl()
+        load_system_libnl()
     if os.environ.get(UNPINNED):
         _do_not_pin_model_thread()
     if device == "cpu":
@@ -52,14 +51,6 @@ def why_no_nixl() -> str | None:
     except ImportError as err:
         return f"this vLLM does not fit our NIXL connector ({err})"
     return None if NixlWrapper is not None else "NIXL is not installed, or does not load"
-
-
-def _load_system_libnl() -> None:
-    # NIXL's wheel brings its own libnl, and its libibverbs may load the system's too. With the system's loaded last,
-    # the finalizers of one run on the other's data and the process ends with a segmentation fault.
-    for name in ("libnl-3.so.200", "libnl-route-3.so.200"):
-        with suppress(OSError):
-            ctypes.CDLL(name)
 
 
 def _do_not_pin_model_thread() -> None:
