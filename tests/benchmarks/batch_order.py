@@ -1,9 +1,10 @@
-"""What order is worth: questions about shared documents, shuffled, on two vLLM engines.
+"""What order is worth: questions about shared documents, shuffled, on two engines.
 
     python -m tests.benchmarks.batch_order --documents 64 --questions 50 --rounds 2
 
 As they come, over HTTP and placed by `least_loaded`, and as `batch run` does it. The KV cache of each engine holds
-`--cached` documents, as the cache of a real engine holds a share of a real set only. Rounds alternate; medians.
+`--cached` documents, as the cache of a real engine holds a share of a real set only. Rounds alternate; medians. With
+`--engine mock` the engines only take the time that large ones would.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.benchmarks.batch_standalone import HPCSERVE, run_batch, write_complet
 
 _KV_BYTES_A_TOKEN = 4 * 2 * 256 * 4  # layers, keys and values, dimensions, float32: of the tiny model
 _NUM_SEQS = 16
+_BLOCK_TOKENS = 32
 _WAYS = {
     "as they come, least_loaded": ("--order", "input", "--over", "http", "--set", "router.policy=least_loaded"),
     "as they come, kv": ("--order", "input"),
@@ -36,11 +38,11 @@ def main() -> None:
     parser.add_argument("--output-tokens", type=int, default=16)
     parser.add_argument("--cached", type=int, default=24, help="documents that one engine's cache holds")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--engine", choices=("vllm", "mock"), default="vllm")
     args = parser.parse_args()
-    vllm = {
-        "max_num_seqs": _NUM_SEQS,
-        "kv_cache_memory_bytes": args.cached * args.document_tokens * _KV_BYTES_A_TOKEN,
-    }
+    num_tokens = args.cached * args.document_tokens
+    vllm = {"max_num_seqs": _NUM_SEQS, "kv_cache_memory_bytes": num_tokens * _KV_BYTES_A_TOKEN}
+    mock = {"max_num_seqs": _NUM_SEQS, "num_kv_blocks": num_tokens // _BLOCK_TOKENS} if args.engine == "mock" else None
     with tempfile.TemporaryDirectory(prefix="hb-") as root:
         directory = Path(root)
         subprocess.run([HPCSERVE, "tiny-model", directory / "tiny"], check=True, capture_output=True)
@@ -49,7 +51,9 @@ def main() -> None:
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in _WAYS}
         for _ in range(args.rounds):
             for way, options in _WAYS.items():
-                told = run_batch(directory, given, directory / "tiny", num_workers=2, vllm=vllm, options=options)
+                told = run_batch(
+                    directory, given, directory / "tiny", num_workers=2, vllm=vllm, mock=mock, options=options
+                )
                 found[way].append(told)
                 print(f"{way}: {told['seconds']:.1f} s, {_hits(told):.1%} of the prompts' tokens cached", flush=True)
     _report(found)

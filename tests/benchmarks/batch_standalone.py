@@ -24,20 +24,33 @@ def write_completions(path: Path, prompts: Iterable[str | list[int]], max_tokens
 
 
 def run_batch(
-    directory: Path, given: Path, model: Path, *, num_workers: int, vllm: dict[str, Any], options: Sequence[str] = ()
+    directory: Path,
+    given: Path,
+    model: Path,
+    *,
+    num_workers: int,
+    vllm: dict[str, Any] | None = None,
+    mock: dict[str, Any] | None = None,
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Run a batch from nothing to nothing and return its summary, whose `seconds` are those of the requests alone."""
+    """Run a batch from nothing to nothing and return its summary, whose `seconds` are those of the requests alone.
+
+    `vllm` are vLLM's arguments; `mock`, if given, the settings of mock engines, which run instead.
+    """
     others = {name: value for name, value in os.environ.items() if not name.startswith("HPCSERVE_")}
     env = others | {"HPCSERVE_STATE_DIR": str(directory / "state"), "OMP_NUM_THREADS": "1"}
     command = [HPCSERVE, "batch", "run", given, "-o", directory / "out.jsonl", "--fresh", "--json", "--standalone"]
-    command += ["--cluster", "local", "--engine", "vllm", "--model", model, "--nodes", num_workers]
+    command += ["--cluster", "local", "--model", model, "--nodes", num_workers]
+    command += ["--engine", "vllm" if mock is None else "mock"]
+    for name, value in (mock or {}).items():
+        command += ["--set", f"engine.mock.{name}={value}"]
     command += [
         "--set",
         f"model.name={MODEL}",
         "--set",
         "model.max_model_len=2048",
         "--set",
-        f"engine.vllm.args={json.dumps(vllm)}",
+        f"engine.vllm.args={json.dumps(vllm or {})}",
         *options,
     ]
     done = subprocess.run(list(map(str, command)), env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=1200)
