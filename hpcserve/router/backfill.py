@@ -13,7 +13,7 @@ from hpcserve.types import EngineInfo
 
 QUIET_S = 10.0
 """Without an online request for so long there are none."""
-BUSY_SHARE = 0.04
+BUSY_SHARE = 0.02
 """Of a worker's sequences that may be those of batches, where online requests need it too."""
 BUSY_PASS_TOKENS = 512
 """Prompt tokens of batches that are computed together while there are online requests."""
@@ -26,7 +26,7 @@ class Occupied:
     """What a worker has to do already, of all kinds together."""
 
     num_requests: int
-    num_offline: int  # of these
+    num_offline: int  # of batches, here or on all workers
     queued_tokens: int  # of prompts that are not computed yet
     kv_share: float  # of the KV cache, 0 to 1
 

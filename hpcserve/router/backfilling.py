@@ -83,18 +83,25 @@ class Backfilling:
             return None
         prefillers = self._fleet.prefillers(request.exclude, now)
         is_split = bool(prefillers) and any(info.role is Role.DECODE for info in decoders)
-        computing = self._with_hands(prefillers if is_split else decoders, request.num_tokens, now)
-        if not is_split:
-            return self._placement.choose_among(request, computing, prefillers) if computing else None
-        able = [info for info in decoders if self._has_room(info, 0, is_quiet=True)]
-        return self._placement.choose_among(request, able, computing) if able and computing else None
+        computing = prefillers if is_split else decoders
+        num_spare = self._num_spare(len(computing), now)
+        theirs = self._theirs(computing, num_spare, request.num_tokens, num_spare)
+        if is_split:
+            share = num_spare * len(decoders) // len(computing)
+            decoders, prefillers = self._theirs(decoders, share, 0, num_spare), theirs
+        else:
+            decoders = theirs
+        return self._placement.choose_among(request, decoders, prefillers) if decoders and theirs else None
 
-    def _with_hands(self, workers: list[WorkerInfo], num_tokens: int, now: float) -> list[WorkerInfo]:
-        """Return who may be given a prompt to compute, without those that online requests need."""
+    def _num_spare(self, num_workers: int, now: float) -> int:
+        """Return how many of those that compute prompts online requests do not need; at times fewer than none."""
         since_s = self._online.since(now)
         is_quiet = since_s is None or since_s > QUIET_S
-        num_spare = len(workers) - (0 if is_quiet else self._online.num_needed(now))
-        theirs = sorted(workers, key=self._belongs_to_batches, reverse=True)[: max(1, num_spare)]
+        return num_workers - (0 if is_quiet else self._online.num_needed(now))
+
+    def _theirs(self, workers: list[WorkerInfo], num: int, num_tokens: int, num_spare: int) -> list[WorkerInfo]:
+        """Return those of the `num` workers that batches may have, and of one in any case, that have room."""
+        theirs = sorted(workers, key=self._belongs_to_batches, reverse=True)[: max(1, num)]
         return [info for info in theirs if self._has_room(info, num_tokens, is_quiet=num_spare > 0)]
 
     def _belongs_to_batches(self, info: WorkerInfo) -> tuple[int, int]:
@@ -108,7 +115,7 @@ class Backfilling:
         reported = load.report.kv_usage if load.report else 0.0
         occupied = Occupied(
             num_requests=load.num_requests,
-            num_offline=self._num_on[info.worker],
+            num_offline=len(self._on),
             queued_tokens=load.queued_tokens,
             kv_share=max(booked, reported),
         )

@@ -75,12 +75,12 @@ def serve(made, num, now=NOW, **fields):
 
 
 def test_as_many_workers_as_online_requests_need_are_kept_free_of_batches(trio):
-    serve(trio, 3)
+    serve(trio, 1, num_tokens=32)
     for _ in range(30):
         submit(trio, 32)
     compute(trio, placed := places(trio))
     assert len(set(placed.values())) == 2
-    serve(trio, 40, NOW + 1, num_tokens=3200)
+    serve(trio, 4, NOW + 1, num_tokens=3200)
     for each in placed:
         trio.router.release(each)
     assert len(set(places(trio, NOW + 1).values())) == 1
