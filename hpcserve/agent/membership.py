@@ -36,6 +36,7 @@ DASK_CONFIG = {
     "distributed.worker.http.routes": [],
     "distributed.worker.lifetime.duration": None,
     "distributed.admin.tick.interval": "1s",
+    "distributed.admin.low-level-log-length": 10,  # messages are kept whole, and have prompts
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.system-monitor.disk": False,
     "distributed.admin.system-monitor.gil.enabled": False,

@@ -34,6 +34,7 @@ DASK_CONFIG = {
     "distributed.comm.timeouts.connect": f"{_CONNECT_TIMEOUT_S:.0f}s",
     "distributed.admin.large-graph-warning-threshold": "1GB",  # prompts are what tasks are made of
     "distributed.admin.tick.interval": "1s",
+    "distributed.admin.low-level-log-length": 10,  # messages are kept whole, and have prompts
     "distributed.diagnostics.computations.nframes": 0,
 }
 

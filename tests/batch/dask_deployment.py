@@ -171,7 +171,7 @@ async def deployed(
     from dask import config as dask_config
     from distributed import Scheduler
 
-    from hpcserve.serve.head import DASK_CONFIG
+    from hpcserve.serve.dask_config import DASK_CONFIG
 
     state = StateDir(directory / "d")
     state.create()
