@@ -115,11 +115,9 @@ def _success(operation: Operation) -> dict[str, Any]:
         content["application/json"] = {"schema": {"$ref": _REF + operation.reply.__name__}}
     kinds = operation.event if isinstance(operation.event, tuple) else (operation.event,)
     if kinds:
-        # How the items of a stream look has a place of its own only from OpenAPI 3.2 on.
-        events = {
-            "type": "string",
-            "description": "Events whose data is JSON, and at the end what says so, or an error.",
-        }
+        # How the items of a stream look has a place of its own only from OpenAPI 3.2 on. Without a type, because some
+        # readers take a schema for that of the whole text, and some for that of an event.
+        events = {"description": "Events whose data is JSON, and at the end what says so, or an error."}
         items = [{"$ref": _REF + each.__name__} for each in kinds]
         item = items[0] if len(items) == 1 else {"oneOf": items}
         content["text/event-stream"] = {"schema": events, "x-itemSchema": item}

@@ -113,7 +113,8 @@ def test_what_the_schemas_allow_is_answered_as_described(url, described, operati
     assert set(statuses) <= {200, 400, 404}
 
 
-@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.body], ids=name)
+# Forms are left out: on the wire a field of the wrong type is text, and may well be right.
+@pytest.mark.parametrize("operation", [each for each in OPERATIONS if each.body and not each.is_form], ids=name)
 def test_what_the_schemas_forbid_is_refused_as_described(url, described, operation):
     strategy = described[operation.path][operation.method].as_strategy(generation_mode=GenerationMode.NEGATIVE)
     assert set(send(url, strategy)) <= {400, 404}
