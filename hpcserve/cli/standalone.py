@@ -49,7 +49,8 @@ def own_deployment(ctx: click.Context, given: Given) -> Standalone:
     is_named = ctx.get_parameter_source("name") is ParameterSource.COMMANDLINE and given["name"] is not None
     name = given["name"] if is_named else _fresh_name(config)
     frontend = config.frontend.model_copy(update={"port": 0, "host": LOOPBACK, "processes": 1})
-    config = config.model_copy(update={"name": name, "frontend": frontend})
+    batches = config.batches.model_copy(update={"max_share": 1.0})  # nobody else is there to leave room for
+    config = config.model_copy(update={"name": name, "frontend": frontend, "batches": batches})
     code = be_rank(config)
     if code is not None:
         ctx.exit(code)
