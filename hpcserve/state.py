@@ -10,7 +10,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,54 +21,9 @@ import msgspec
 
 from hpcserve.config.models import Config
 from hpcserve.errors import DeploymentError
-from hpcserve.types import Role, WorkerId
+from hpcserve.records import HeadRecord, JobRecord, Proc
 
 _Value = TypeVar("_Value")
-
-
-class Proc(msgspec.Struct, frozen=True, kw_only=True):
-    """One process, told apart from a later one that was given the same pid."""
-
-    pid: int
-    host: str
-    start_time: int  # clock ticks after boot, field 22 of /proc/<pid>/stat (proc(5))
-
-    @classmethod
-    def of(cls, pid: int) -> Proc:
-        """Describe a live process of this host; raises `ProcessLookupError`."""
-        start_time = _start_time(pid)
-        if start_time is None:
-            raise ProcessLookupError(pid)
-        return cls(pid=pid, host=socket.gethostname(), start_time=start_time)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it runs (or ran) on this host."""
-        return self.host == socket.gethostname()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it still runs. Only this host's processes can be looked up; others count as dead here."""
-        return self.is_local and _start_time(self.pid) == self.start_time
-
-
-class HeadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach the head."""
-
-    proc: Proc
-    scheduler: str  # Dask scheduler, tls://host:port
-    address: str  # the head's own channel, tls://host:port
-    dashboard: str | None = None
-
-
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One job or process that holds a worker."""
-
-    worker: WorkerId
-    pool: str
-    role: Role
-    job_id: str
-    cluster: str  # "local", "slurm" or "mpi"
 
 
 @dataclass(frozen=True)
@@ -278,12 +232,3 @@ def _lock(file: int, path: Path) -> None:
         raise DeploymentError(
             f"{path} is on a file system without locks ({err.strerror}); set HPCSERVE_STATE_DIR to one with them"
         ) from err
-
-
-def _start_time(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the command may hold spaces and brackets
-    return None if fields[0] == "Z" else int(fields[19])

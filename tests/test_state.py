@@ -10,7 +10,8 @@ import pytest
 
 from hpcserve.config import Config
 from hpcserve.errors import DeploymentError
-from hpcserve.state import HeadRecord, JobRecord, Proc, StateDir
+from hpcserve.records import HeadRecord, JobRecord, Proc
+from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
 
 

@@ -150,8 +150,8 @@ class Membership:
             with suppress(OSError, TimeoutError):
                 await worker.close(nanny=False)
 
-    def _take_command(self, command: Command) -> None:
+    def _take_command(self, payload: bytes) -> None:
         try:
-            self._on_command(command)
+            self._on_command(msgspec.msgpack.decode(payload, type=Command))
         except Exception:  # an exception here would drop the Dask worker
-            log.exception("command %r failed", command)
+            log.exception("a command of the head failed")

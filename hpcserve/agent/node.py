@@ -220,9 +220,9 @@ class NodeAgent:
         self._membership.announce(Announcement(worker=self._spec.worker, kv=self._kv_log.append(events)))
 
     def _on_command(self, command: Command) -> None:
-        if command == "stop":
+        if command.op == "stop":
             self.stop()
-        else:
+        elif command.op == "snapshot":
             self._membership.announce(Announcement(worker=self._spec.worker, kv=self._kv_log.snapshot()))
 
     def _everything(self) -> Announcement:

@@ -19,7 +19,7 @@ from hpcserve.cluster.command import AGENT_MODULE, SCHEDULER, agent_options, des
 from hpcserve.cluster.protocol import JobState, JobView, WorkerSpec
 from hpcserve.config.models import Config
 from hpcserve.errors import ClusterError
-from hpcserve.state import Proc
+from hpcserve.records import Proc
 
 _CLOSE_TIMEOUT_S = 10.0
 _POLL_S = 0.05  # between looks at the process table

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from hpcserve.types import BlockHash, KvEventBatch, LoadReport, WorkerId, WorkerInfo
+from hpcserve.types import BlockHash, KvEventBatch, LoadReport, Role, WorkerId, WorkerInfo
 
 ANNOUNCE = "hpcserve_announce"
 COMMAND = "hpcserve_command"
@@ -22,7 +22,13 @@ PEERS = "hpcserve_peers"
 """Asks the head which workers there are; answered with an encoded tuple of `WorkerInfo`."""
 UNIT = "hpcserve"  # annotation of Dask tasks
 
-Command = Literal["snapshot", "stop"]
+
+class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the head tells an agent: send a snapshot of the cache's events; drain and end; take another role."""
+
+    op: Literal["snapshot", "stop", "role"]
+    leave_at: float | None = None  # with "stop": Unix time by which all is handed over; None: the agent's own bound
+    role: Role | None = None  # with "role"
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from hpcserve.config.planning_models import PlannerConfig, RenewalConfig
 from hpcserve.config.routing_models import KvConfig, QueueConfig, RouterConfig
 from hpcserve.config.section import Section
 from hpcserve.config.service_models import (
@@ -180,6 +181,8 @@ class Config(Section):
     dashboard: DashboardConfig = DashboardConfig()
     kv: KvConfig = KvConfig()
     batches: BatchesConfig = BatchesConfig()
+    renewal: RenewalConfig = RenewalConfig()
+    planner: PlannerConfig = PlannerConfig()
     tracing: TracingConfig = TracingConfig()
     strict: bool = Field(False, description="refuse fallbacks instead of warning about them")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="of hpcserve's own log records")

@@ -24,6 +24,9 @@ class FrontendConfig(Section):
     tls_key: Path | None = Field(None, description="its private key, readable by you alone")
     max_body_mb: PositiveFloat = Field(20.0, description="larger bodies get a 413")
     max_attempts: PositiveInt = Field(4, description="workers that a request may be lost on before it fails")
+    head_timeout_s: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="new requests wait that long for a head that is gone, then they get a 503"
+    )
     reassign_timeout_s: PositiveFloat = Field(120.0, description="to find a new worker for a request that was lost")
     request_timeout_s: PositiveFloat = Field(3600.0, description="longer requests are aborted with a 504")
     drain_timeout_s: Annotated[float, Field(ge=0)] = Field(20.0, description="for running requests when going down")

@@ -62,7 +62,7 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
         address = self._roster.dask_address(worker)
         stream = self._scheduler.stream_comms.get(address) if address else None
         if stream is not None:
-            stream.send({"op": COMMAND, "command": command})
+            stream.send({"op": COMMAND, "payload": msgspec.msgpack.encode(command)})
 
     def _hear(self, worker: str, payload: bytes) -> None:
         """Take an announcement. An exception that left here would make the scheduler drop the worker."""
@@ -70,7 +70,7 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
             announcement = _decode(payload)
             if self._roster.hear(announcement, worker):
                 log.warning("cache events of %s have a gap; asking for a snapshot", announcement.worker)
-                self.command(announcement.worker, "snapshot")
+                self.command(announcement.worker, Command(op="snapshot"))
             info = announcement.info
             if info is not None and info.state is WorkerState.READY and self._units is not None:
                 self._units.wake(self._scheduler)

@@ -7,17 +7,19 @@ the pools are ours: a slot for each wanted worker, one job a slot at a time.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hpcserve.cluster.protocol import Cluster, JobState, JobView, WorkerSpec
 from hpcserve.config.models import Config
 from hpcserve.errors import ClusterError, StartError
 from hpcserve.head.roster import Roster
-from hpcserve.state import JobRecord, StateDir
+from hpcserve.records import JobRecord
+from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId, WorkerInfo, WorkerState
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Reconciler:
         self._tail = tail
         self._slots = [_Slot(pool, index) for pool, size in config.pools.sizes.items() for index in range(size)]
         self._worked: set[str] = set()  # pools that had a READY worker
+        self._unwanted: list[str] = []  # jobs to be told to end
         self._ending: dict[str, tuple[JobRecord, float]] = {}  # jobs whose worker is over -> when to force them
 
     async def run(self) -> None:
@@ -107,10 +110,42 @@ class Reconciler:
         for slot in self._slots:
             if slot.job is not None:
                 self._judge(slot, slot.job, views.get(slot.job.job_id))
+        if self._unwanted:
+            await self._cluster.cancel(self._unwanted)
+            self._unwanted.clear()
         await self._finish_ending(views)
         for slot in self._slots:
             if slot.job is None and self._clock() >= slot.retry_at:
                 await self._launch(slot)
+
+    def resize(self, sizes: Mapping[str, int]) -> None:
+        """Want so many workers of each pool from now on; those above it are told to end, the youngest first."""
+        for pool, size in sizes.items():
+            held = [slot for slot in self._slots if slot.pool == pool]
+            for slot in held[size:]:
+                self._slots.remove(slot)
+                if slot.job is not None:
+                    self._ending[slot.job.job_id] = (slot.job, self._clock() + self._config.cluster.drain_timeout_s)
+                    self._unwanted.append(slot.job.job_id)
+            taken = {slot.index for slot in held}
+            free = (index for index in itertools.count() if index not in taken)
+            self._slots += [_Slot(pool, index) for index in itertools.islice(free, max(0, size - len(held)))]
+        self._record()
+
+    def adopt(self, records: Iterable[JobRecord]) -> None:
+        """Take over the jobs that an earlier head left, before the first step. Slots that they fill launch nothing."""
+        for record in records:
+            self._cluster.adopt(record.job_id)
+            slot = next((each for each in self._slots if (each.pool, each.index) == (record.pool, record.index)), None)
+            self._roster.expect(
+                WorkerInfo(worker=record.worker, pool=record.pool, role=record.role, state=WorkerState.PENDING)
+            )
+            if slot is not None and slot.job is None:
+                slot.job = record
+            else:
+                self._ending[record.job_id] = (record, self._clock() + self._config.cluster.drain_timeout_s)
+                self._unwanted.append(record.job_id)
+        self._record()
 
     async def stop_all(self, *, force: bool) -> None:
         """End every job and return when none is left; what does not end by itself is killed."""
@@ -219,7 +254,15 @@ class Reconciler:
             job = JobRecord(worker=worker, pool=slot.pool, role=role, job_id="", cluster=self._cluster.kind)
             self._vacate(slot, job, info, err.message)
             return
-        slot.job = JobRecord(worker=worker, pool=slot.pool, role=role, job_id=job_id, cluster=self._cluster.kind)
+        slot.job = JobRecord(
+            worker=worker,
+            pool=slot.pool,
+            role=role,
+            job_id=job_id,
+            cluster=self._cluster.kind,
+            index=slot.index,
+            submitted_at=time.time(),
+        )
         self._roster.update_job(worker, job_id=job_id)
         self._record()
 

@@ -11,8 +11,9 @@ from contextlib import suppress
 from hpcserve.config.models import Config
 from hpcserve.errors import HpcserveError
 from hpcserve.jobs import JobStore, jobs_directory
+from hpcserve.records import Proc
 from hpcserve.serve.processes import end_process, open_log
-from hpcserve.state import Proc, StateDir
+from hpcserve.state import StateDir
 
 log = logging.getLogger(__name__)
 

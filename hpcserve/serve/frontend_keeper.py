@@ -12,9 +12,10 @@ from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.config.models import FrontendConfig
 from hpcserve.errors import StartError
 from hpcserve.observability.log_files import tail
+from hpcserve.records import Proc
 from hpcserve.serve.listening import reserve_port
 from hpcserve.serve.processes import end_process, open_log
-from hpcserve.state import Proc, StateDir
+from hpcserve.state import StateDir
 
 log = logging.getLogger(__name__)
 

@@ -33,13 +33,14 @@ from hpcserve.head.units import UnitPlacer
 from hpcserve.observability.history import History, keep
 from hpcserve.observability.log_files import tail
 from hpcserve.observability.logging import configure_logging
+from hpcserve.records import HeadRecord, Proc
 from hpcserve.router.backfill import BackfillRule
 from hpcserve.router.router import Router
 from hpcserve.serve.batch_keeper import BatchKeeper
 from hpcserve.serve.dask_config import DASK_CONFIG
 from hpcserve.serve.frontend_keeper import FrontendKeeper
 from hpcserve.serve.listening import address_warnings, plain_http_warnings
-from hpcserve.state import HeadRecord, Proc, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import Phase, Role, Status, WorkerState
 
 log = logging.getLogger("hpcserve.head")

@@ -9,7 +9,8 @@ from hpcserve.cluster import JobState, make_cluster
 from hpcserve.comm.channel import connect
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import ConnectionLost
-from hpcserve.state import HeadRecord, JobRecord, Proc, StateDir
+from hpcserve.records import HeadRecord, JobRecord, Proc
+from hpcserve.state import StateDir
 
 _REACH_TIMEOUT_S = 3.0
 

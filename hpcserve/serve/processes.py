@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from hpcserve.state import Proc
+from hpcserve.records import Proc
 
 _POLL_S = 0.05
 

@@ -12,10 +12,11 @@ from hpcserve.comm.tls import create_identity
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError, DeploymentError
 from hpcserve.observability.tracing import check_tracing
+from hpcserve.records import Proc
 from hpcserve.serve.leftovers import find_leftovers
 from hpcserve.serve.listening import check_listening, resolved
 from hpcserve.serve.processes import open_log
-from hpcserve.state import Proc, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
 
 

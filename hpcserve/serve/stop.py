@@ -10,10 +10,11 @@ from contextlib import suppress
 from hpcserve.cluster import make_cluster
 from hpcserve.comm.protocol import StopRequest
 from hpcserve.errors import ClusterError, ConnectionLost, DeploymentError
+from hpcserve.records import HeadRecord, Proc
 from hpcserve.serve.leftovers import is_alive, live_jobs
 from hpcserve.serve.processes import end_process, wait_for_end
 from hpcserve.serve.watch import connect_watcher, fetch_status
-from hpcserve.state import HeadRecord, Proc, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import Status
 
 _CALL_TIMEOUT_S = 10.0

@@ -11,8 +11,9 @@ import msgspec
 from hpcserve.comm.channel import Channel, connect
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest, ConnectionLost, DeploymentError
+from hpcserve.records import HeadRecord
 from hpcserve.serve.leftovers import is_alive, live_jobs
-from hpcserve.state import HeadRecord, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import Phase, Status, WorkerInfo, WorkerState
 
 _HEAD_START_TIMEOUT_S = 60.0

@@ -16,7 +16,7 @@ from hpcserve.types.kv_events import BlocksCleared, BlocksRemoved, BlocksStored,
 from hpcserve.types.routing import Assignment, Caller, RouteRequest
 from hpcserve.types.status import Phase, Status
 from hpcserve.types.traffic import Traffic
-from hpcserve.types.workers import Ability, EngineInfo, LoadReport, Role, WorkDone, WorkerInfo, WorkerState
+from hpcserve.types.workers import Ability, EndCause, EngineInfo, LoadReport, Role, WorkDone, WorkerInfo, WorkerState
 
 __all__ = [
     "Ability",
@@ -27,6 +27,7 @@ __all__ = [
     "BlocksStored",
     "Caller",
     "ChatParsing",
+    "EndCause",
     "EngineInfo",
     "EngineOutput",
     "EngineRequest",

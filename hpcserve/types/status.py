@@ -8,7 +8,7 @@ import msgspec
 
 from hpcserve.types.ids import WorkerId
 from hpcserve.types.traffic import Traffic
-from hpcserve.types.workers import LoadReport, WorkerInfo
+from hpcserve.types.workers import EndCause, LoadReport, WorkerInfo
 
 
 class Phase(StrEnum):
@@ -44,5 +44,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_waiting: int = 0  # requests that no worker was chosen for yet
     num_backfilling: int = 0  # the same of batches' requests, which wait for room
     traffic: Traffic | None = None  # of all frontends since the head started
+    ends: dict[EndCause, int] = {}  # workers that ended since the deployment was started, by cause
+    excluded_nodes: dict[str, str] = {}  # nodes that get no worker any more, and why
+    plan: str = ""  # the planner's last decision and its reason
     warnings: tuple[str, ...] = ()
     detail: str = ""  # why it failed

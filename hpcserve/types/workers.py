@@ -46,6 +46,21 @@ class WorkerState(StrEnum):
         return self in (WorkerState.STOPPED, WorkerState.FAILED)
 
 
+class EndCause(StrEnum):
+    """Why a worker ended, as far as Slurm and the agent tell. What is done about it differs (`head/reconciler.py`)."""
+
+    TOLD = "told"  # by us: taken down, renewed, or not wanted any more
+    WALLTIME = "walltime"  # its job's time was over
+    PREEMPTED = "preempted"  # by a job of higher priority; also where Slurm requeued it
+    CANCELLED = "cancelled"  # by scancel, not ours
+    NODE_FAILURE = "node_failure"  # Slurm gave up the node, or its prolog failed
+    OUT_OF_MEMORY = "out_of_memory"
+    FAILED = "failed"  # the agent said why, or its process ended with an exit code
+    KILLED = "killed"  # by a signal that nobody owned up to
+    SILENT = "silent"  # nothing heard though its job runs: frozen, or cut off
+    UNKNOWN = "unknown"
+
+
 class WorkDone(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an engine has computed since it started, and the time that took: what its speed is learned from.
 
@@ -115,3 +130,5 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     ends_at: float | None = None  # Unix time at which Slurm ends the job
     engine: EngineInfo | None = None  # from WARMING on
     detail: str = ""  # pending reason, or why it failed
+    leaves_at: float | None = None  # Unix time by which a DRAINING worker has handed over what it still runs
+    cause: EndCause | None = None  # of its end, once it is over

@@ -12,8 +12,9 @@ from hpcserve.comm.tls import security
 from hpcserve.config import Config
 from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.roster import Roster
+from hpcserve.records import HeadRecord, Proc
 from hpcserve.router.router import Router
-from hpcserve.state import HeadRecord, Proc, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import WorkerId, WorkerState
 
 

@@ -12,6 +12,7 @@ import pytest
 from hpcserve.agent import membership
 from hpcserve.agent.node import NodeAgent, NodeSpec
 from hpcserve.comm.channel import connect
+from hpcserve.comm.protocol import Command
 from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.config import Config
 from hpcserve.dispatch.agents import AgentLink
@@ -111,7 +112,7 @@ async def test_an_agent_without_a_head_ends_by_itself_in_the_end(
 async def test_the_head_can_tell_an_agent_to_stop(state: StateDir, config: Config, tmp_path: Path) -> None:
     async with head_on(state, config) as head, agent_of(state, config, tmp_path) as running:
         await head.until(WORKER, WorkerState.READY)
-        head.plugin.command(WORKER, "stop")
+        head.plugin.command(WORKER, Command(op="stop"))
         await asyncio.wait_for(running, 20)
         await head.until(WORKER, WorkerState.STOPPED)
 

@@ -25,8 +25,9 @@ from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.roster import Roster
 from hpcserve.head.service import HeadService
 from hpcserve.head.units import UnitPlacer
+from hpcserve.records import HeadRecord, Proc
 from hpcserve.router.router import Router
-from hpcserve.state import HeadRecord, Proc, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import (
     EngineInfo,
     EngineOutput,

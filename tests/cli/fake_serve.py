@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from hpcserve.config import Config
 from hpcserve.errors import DeploymentError, HpcserveError
-from hpcserve.state import JobRecord, StateDir
+from hpcserve.records import JobRecord
+from hpcserve.state import StateDir
 from hpcserve.types import LoadReport, Phase, Role, Status, WorkerId, WorkerInfo, WorkerState
 
 Step = Status | HpcserveError | Callable[[], None] | None

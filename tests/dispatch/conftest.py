@@ -19,8 +19,9 @@ from hpcserve.dispatch.agents import AgentPool
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.head.roster import Roster
 from hpcserve.head.service import HeadService
+from hpcserve.records import HeadRecord, Proc
 from hpcserve.router.router import Router
-from hpcserve.state import HeadRecord, Proc, StateDir
+from hpcserve.state import StateDir
 from hpcserve.types import (
     EngineInfo,
     EngineOutput,

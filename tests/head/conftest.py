@@ -82,11 +82,15 @@ class World:
         self.router = Router(config.router, config.engine.block_size)
         self.changes = 0
         self.roster = Roster(self.router, self._count, clock=lambda: self.now)
-        self.reconciler = Reconciler(
-            config,
+        self.config = config
+        self.reconciler = self.another_reconciler()
+
+    def another_reconciler(self) -> Reconciler:
+        return Reconciler(
+            self.config,
             self.cluster,
             self.roster,
-            state,
+            self.state,
             poll_s=0.01,
             idle_poll_s=60.0,
             tail=lambda worker: f"log of {worker}",

@@ -173,3 +173,24 @@ async def test_the_cluster_is_left_alone_while_every_worker_is_well_and_asked_at
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_smaller_pool_ends_its_youngest_worker_and_a_larger_one_launches_more(world: World) -> None:
+    await world.bring_up()
+    world.reconciler.resize({"decode": 1})
+    await world.step()
+    assert [world.cluster.specs[job].worker.startswith("decode-1-") for job, _ in world.cluster.cancelled] == [True]
+    world.reconciler.resize({"decode": 3})
+    await world.step()
+    wanted = [spec.worker for job, spec in world.cluster.specs.items() if spec.pool == "decode"]
+    assert len(wanted) == 4, "the one that ends, the one that stays, and two new ones"
+
+
+async def test_a_new_head_takes_over_the_jobs_of_the_last_and_launches_nothing(world: World) -> None:
+    await world.bring_up()
+    records = world.state.read_jobs()
+    second = world.another_reconciler()
+    second.adopt(records)
+    await second.step()
+    assert len(world.cluster.specs) == 3
+    assert {record.job_id for record in world.state.read_jobs()} == {record.job_id for record in records}
