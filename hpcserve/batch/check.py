@@ -16,6 +16,7 @@ import xxhash
 from hpcserve.batch.fingerprint import Fingerprint
 from hpcserve.batch.lines import Item, LineReader, Problem, wrong_body
 from hpcserve.batch.source import Source
+from hpcserve.batch.text_lengths import LIMITS, LengthCheck
 from hpcserve.errors import ConfigError
 
 MAX_LISTED = 100
@@ -40,8 +41,12 @@ class Checked:
     num_requests: int
 
 
-def check_input(source: Source, reader: LineReader, models: Mapping[str, int | None]) -> Checked:
+def check_input(
+    source: Source, reader: LineReader, models: Mapping[str, int | None], too_long: LengthCheck | None = None
+) -> Checked:
     """Read all of the input. `models` are those that are served, with their context in tokens where it is known.
+
+    Without `too_long` the tokens of texts are not counted.
 
     Raises `ConfigError` that lists the first hundred problems by line, and says how many there are.
     """
@@ -56,7 +61,7 @@ def check_input(source: Source, reader: LineReader, models: Mapping[str, int | N
         elif item is not None:
             ids.append(xxhash.xxh3_64_intdigest(item.custom_id.encode()))
             numbers.append(number)
-            message = wrong_body(item) or not_served(item, models)
+            message = wrong_body(item) or not_served(item, models) or (too_long and too_long(item, len(raw)))
             if message:
                 findings.add(number, message)
     _find_duplicates(source, reader, _candidates(ids, numbers), findings)
@@ -83,7 +88,7 @@ def not_served(item: Item, models: Mapping[str, int | None]) -> str | None:
     context = models[model]
     if context is None:
         return None
-    wanted = next((item.body[name] for name in _LIMITS if isinstance(item.body.get(name), int)), 0)
+    wanted = next((item.body[name] for name in LIMITS if isinstance(item.body.get(name), int)), 0)
     given = _known_tokens(item)
     if given + wanted > context - (0 if given else 1):
         prompt = f"the prompt's {given} tokens and " if given else "a prompt and "
@@ -91,11 +96,8 @@ def not_served(item: Item, models: Mapping[str, int | None]) -> str | None:
     return None
 
 
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-
-
 def _known_tokens(item: Item) -> int:
-    """Return the length of the longest prompt given as token ids; 0 for text, which only the endpoint counts."""
+    """Return the length of the longest prompt given as token ids; 0 for text, which `TextLengths` counts."""
     prompt = item.body.get("prompt", item.body.get("input"))
     if item.body.get("truncate_prompt_tokens") is not None or not isinstance(prompt, list) or not prompt:
         return 0

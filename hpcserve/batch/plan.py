@@ -15,6 +15,7 @@ from hpcserve.batch.recovery import Recovered, check_same_input, forget_failures
 from hpcserve.batch.source import Source
 from hpcserve.batch.store import Store
 from hpcserve.batch.tally import Tally
+from hpcserve.batch.text_lengths import LengthCheck
 from hpcserve.batch.unit import Unit
 from hpcserve.errors import ConfigError
 
@@ -28,6 +29,7 @@ class Plan:
     paths: Paths
     is_fresh: bool = False  # whether to start over, over results that are there
     tries_failed: bool = False  # whether requests that failed before are tried again
+    too_long: LengthCheck | None = None  # counts the tokens of texts; None: they are not counted
     is_ordered: bool = True  # whether requests that begin alike are run together; else as they come
 
     @contextmanager
@@ -48,7 +50,7 @@ class Plan:
         if not self.is_fresh and (paths.output.exists() or paths.errors.exists()):
             there = paths.output if paths.output.exists() else paths.errors
             raise ConfigError(f"{there} is there already, without a ledger; --fresh overwrites it")
-        checked = check_input(self.source, self.reader, models)
+        checked = check_input(self.source, self.reader, models, self.too_long)
         fingerprint = checked.fingerprint
         header = Header(
             output=paths.output.name,

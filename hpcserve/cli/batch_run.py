@@ -7,7 +7,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -32,6 +32,7 @@ from hpcserve.batch.paths import Paths
 from hpcserve.batch.plan import Work
 from hpcserve.batch.progress import show
 from hpcserve.batch.shard import Shard, ShardedSource
+from hpcserve.batch.text_lengths import counted_texts
 from hpcserve.cli.batch_target import Target, find_target, gpus_a_worker, target_of
 from hpcserve.cli.interrupts import Interrupted
 from hpcserve.cli.options import first_given
@@ -42,6 +43,7 @@ from hpcserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcserve.cli.batch import Given
+    from hpcserve.config import Config
     from hpcserve.state import StateDir
     from hpcserve.types import Status
 
@@ -88,29 +90,37 @@ def run_batch(ctx: click.Context, given: Given) -> Outcome:
         if given["standalone"]:
             own = own_deployment(ctx, given)
             with leading(own.config) as lead:
-                return _checked(given, own.models(), partial(_run_standalone, own, lead, given, ending))
+                return _checked(given, own.config, own.models(), partial(_run_standalone, own, lead, given, ending))
         if (flag := first_given(ctx)) is not None:
             raise ConfigError(f"{flag} is for --standalone; a deployment that runs has its configuration")
         target, models = asyncio.run(_find_target(ctx, given))
-        return _checked(given, models, partial(_run_on, target, given, ending))
+        config = target.state.read_config() if target.state is not None else None
+        return _checked(given, config, models, partial(_run_on, target, given, ending))
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
 def _checked(
-    given: Given, models: dict[str, int | None], run: Callable[[Work], Coroutine[Any, Any, Outcome]]
+    given: Given,
+    config: Config | None,
+    models: dict[str, int | None],
+    run: Callable[[Work], Coroutine[Any, Any, Outcome]],
 ) -> Outcome:
     """Check the input, or what is left of it, and run that."""
     source = open_input(given)
-    plan = Plan(
-        source,
-        make_reader(source, given, list(models)),
-        Paths(given["output"]),
-        is_fresh=given["fresh"],
-        tries_failed=given["retry_failed"],
-        is_ordered=given["order"] == "prefix",
-    )
-    with plan.opened(models) as work:  # not on a loop: it may take a minute, and Ctrl-C ends it at once
+    with ExitStack() as stack:
+        plan = Plan(
+            source,
+            make_reader(source, given, list(models)),
+            Paths(given["output"]),
+            is_fresh=given["fresh"],
+            tries_failed=given["retry_failed"],
+            too_long=stack.enter_context(counted_texts(config, models)),
+            is_ordered=given["order"] == "prefix",
+        )
+        work = stack.enter_context(
+            plan.opened(models)
+        )  # not on a loop: it may take a minute, and Ctrl-C ends it at once
         if work.warning:
             say(f"warning: {work.warning}")
         if work.tally.num_before:

@@ -127,7 +127,9 @@ def _check(config: Config, given: dict[str, Any]) -> int:
     """Return how many requests there are to finish. Raises `ConfigError` for all that is wrong with them."""
     from hpcserve.batch import open_source
     from hpcserve.batch.check import check_input
+    from hpcserve.batch.text_lengths import counted_texts
     from hpcserve.cli.batch_run import make_reader
+    from hpcserve.frontend.model_files import context_of
     from hpcserve.serve.start import check_model
 
     check_model(config)
@@ -135,8 +137,10 @@ def _check(config: Config, given: dict[str, Any]) -> int:
     if not output.parent.is_dir():
         raise ConfigError(f"there is no directory {output.parent} for {output.name}")
     source = open_source(given["input"], prompt_column=given["prompt_column"], id_column=given["id_column"])
-    models = {config.served_name: config.model.max_model_len}
-    return check_input(source, make_reader(source, cast("Given", given), list(models)), models).num_requests
+    models = {config.served_name: context_of(config.model)}
+    reader = make_reader(source, cast("Given", given), list(models))
+    with counted_texts(config, models) as too_long:
+        return check_input(source, reader, models, too_long).num_requests
 
 
 def _explain(job: BatchJob, job_id: str, num_requests: int) -> None:

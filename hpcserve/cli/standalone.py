@@ -88,8 +88,10 @@ class Standalone:
     interrupts: Interrupts = field(default_factory=lambda: Interrupts((signal.SIGUSR1,)))
 
     def models(self) -> dict[str, int | None]:
-        """Return the model that it will serve, with its context in tokens where that was configured."""
-        return {self.config.served_name: self.config.model.max_model_len}
+        """Return the model that it will serve, with its context in tokens where that is known before."""
+        from hpcserve.frontend.model_files import context_of
+
+        return {self.config.served_name: context_of(self.config.model)}
 
     async def run(self, work: Callable[[StateDir, Status], Coroutine[Any, Any, _Result]]) -> _Result:
         """Return what `work` returns. Its records stay where something failed, for its logs.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hpcserve.config.models import ModelConfig
 from hpcserve.errors import ConfigError
 
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -44,6 +45,18 @@ def read_vocab_size(directory: Path) -> int:
     config = _read_json(directory / "config.json")
     size = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
     return size if isinstance(size, int) else 0
+
+
+def context_of(model: ModelConfig) -> int | None:
+    """Return the context in tokens, as configured or as `config.json` has it; None where only the engine knows."""
+    if model.max_model_len is not None or model.path is None:
+        return model.max_model_len
+    config = _read_json(model.path / "config.json")
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+        return None
+    context = config.get("max_position_embeddings")
+    return context if isinstance(context, int) else None
 
 
 def read_sampling_defaults(directory: Path) -> dict[str, float]:

@@ -12,6 +12,8 @@ import pytest
 from hpcserve.batch import OpenAILines, Prompts, open_source
 from hpcserve.batch.check import check_input
 from hpcserve.batch.lines import Item, Problem
+from hpcserve.batch.text_lengths import counted_texts
+from hpcserve.config import Config
 from hpcserve.errors import ConfigError
 
 MODELS = {"mock": 100}
@@ -132,3 +134,23 @@ def test_a_file_that_is_not_there_or_no_parquet_is_said(tmp_path: Path) -> None:
         open_source(tmp_path / "in.jsonl", prompt_column="x")
     with pytest.raises(ConfigError, match=r"cannot read .* as Parquet"):
         open_source(tmp_path / "in.parquet")
+
+
+def test_a_text_that_is_too_long_is_found_and_one_that_only_looks_so_is_not(tmp_path: Path) -> None:
+    config = Config.model_validate({"engine": {"kind": "mock"}})
+    path = tmp_path / "in.jsonl"
+    fits, too_long = chat("a"), chat("b")
+    fits["body"] = {"model": "mock", "messages": [{"role": "user", "content": "hello " * 300}], "max_tokens": 5}
+    too_long["body"] = fits["body"] | {"messages": [{"role": "user", "content": "hello " * 3000}]}
+    models = {"mock": 2500}
+    with counted_texts(config, models) as lengths:
+        path.write_text(json.dumps(fits) + "\n")
+        assert check_input(open_source(path), OpenAILines(), models, lengths).num_requests == 1
+        path.write_text(json.dumps(fits) + "\n" + json.dumps(too_long) + "\n")
+        with pytest.raises(ConfigError, match=r"line 2: body: too long: .*2500"):
+            check_input(open_source(path), OpenAILines(), models, lengths)
+
+
+def test_texts_are_not_counted_where_the_model_is_not_known() -> None:
+    with counted_texts(None, {"mock": 10}) as lengths:
+        assert lengths is None
