@@ -251,8 +251,8 @@ class Dispatcher:
         raise WorkerLost(f"{worker} is not known any more")
 
     def _on_status(self, status: Status) -> None:
-        """Drop connections to workers that are over: a frozen one would never close them itself."""
-        alive = {info.worker for info in status.workers if not info.state.is_final}
+        """Drop connections to workers that are over or silent: a frozen one would never close them itself."""
+        alive = {info.worker for info in status.workers if not info.state.is_final and not info.is_silent}
         for worker in self._agents.known():
             if worker not in alive:
                 self._agents.drop(worker)

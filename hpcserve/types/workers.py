@@ -132,3 +132,4 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""  # pending reason, or why it failed
     leaves_at: float | None = None  # Unix time by which a DRAINING worker has handed over what it still runs
     cause: EndCause | None = None  # of its end, once it is over
+    is_silent: bool = False  # READY, and has said nothing for seconds: nothing is sent to it until it is heard again
