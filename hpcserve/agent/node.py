@@ -50,6 +50,7 @@ from hpcserve.types import (
 log = logging.getLogger(__name__)
 
 _LOAD_INTERVAL_S = 0.25
+_SIGN_OF_LIFE_S = 1.0  # the head's patience is `head/silence.py`
 _LAST_WORDS_S = {WorkerState.FAILED: 10.0, WorkerState.STOPPED: 1.0}  # why it failed is worth joining for
 _WARM_UP_TIMEOUT_S = 120.0
 
@@ -202,13 +203,19 @@ class NodeAgent:
             await asyncio.gather(*loops, return_exceptions=True)
 
     async def _report_load(self) -> None:
+        """Say what has changed, and every second that we are there: READY and silent, a worker is taken for frozen."""
         last: LoadReport | None = None
+        said_at = 0.0
         while True:
             await asyncio.sleep(_LOAD_INTERVAL_S)
             self._give_up_if_orphaned()
-            if self._info.state in (WorkerState.READY, WorkerState.DRAINING) and (load := self._engine.load()) != last:
-                last = load
-                self._membership.announce(Announcement(worker=self._spec.worker, load=load))
+            if self._info.state not in (WorkerState.READY, WorkerState.DRAINING):
+                continue
+            load, now = self._engine.load(), time.monotonic()
+            if load != last or now - said_at >= _SIGN_OF_LIFE_S:
+                news = load if load != last else None
+                last, said_at = load, now
+                self._membership.announce(Announcement(worker=self._spec.worker, load=news))
 
     def _give_up_if_orphaned(self) -> None:
         bound = self._config.cluster.orphan_timeout_s

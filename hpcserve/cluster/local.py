@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from hpcserve.cluster.command import AGENT_MODULE, SCHEDULER, agent_options, describe_exit, log_file
-from hpcserve.cluster.protocol import JobState, JobView, WorkerSpec
+from hpcserve.cluster.job_ends import read_ends
+from hpcserve.cluster.protocol import JobEnd, JobState, JobView, WorkerSpec
 from hpcserve.config.models import Config
 from hpcserve.errors import ClusterError
 from hpcserve.records import Proc
@@ -64,6 +65,13 @@ class LocalCluster:
     async def observe(self) -> dict[str, JobView]:
         """Look at the process table."""
         return {job_id: process.view() for job_id, process in self._jobs.items()}
+
+    async def ends(self, job_ids: Iterable[str]) -> dict[str, JobEnd]:
+        """Say what the end of each process said."""
+        return read_ends(await self.observe(), job_ids)
+
+    async def estimate_start(self, spec: WorkerSpec) -> float | None:
+        """Answer nothing: there is no queue."""
 
     async def cancel(self, job_ids: Iterable[str], *, force: bool = False) -> None:
         """SIGTERM to each agent, once; with `force` SIGKILL to all that it started."""

@@ -18,8 +18,9 @@ from typing import Literal
 
 from hpcserve.cluster.child import agent_command
 from hpcserve.cluster.command import AGENT_MODULE, SCHEDULER, agent_options, log_file
+from hpcserve.cluster.job_ends import read_ends
 from hpcserve.cluster.launcher import Launch, allocation_end, read_launch
-from hpcserve.cluster.protocol import JobState, JobView, WorkerSpec
+from hpcserve.cluster.protocol import JobEnd, JobState, JobView, WorkerSpec
 from hpcserve.cluster.rank_protocol import Hello, Order, Rendezvous, Signal, Started, write_rendezvous
 from hpcserve.cluster.ranks import RankPeer, Ranks
 from hpcserve.comm.address import announce_host
@@ -107,6 +108,13 @@ class MpiCluster:
     async def observe(self) -> dict[str, JobView]:
         """Return what the ranks said."""
         return {job_id: job.view for job_id, job in self._jobs.items()}
+
+    async def ends(self, job_ids: Iterable[str]) -> dict[str, JobEnd]:
+        """Say what the end of each process said."""
+        return read_ends(await self.observe(), job_ids)
+
+    async def estimate_start(self, spec: WorkerSpec) -> float | None:
+        """Answer nothing: there is no queue."""
 
     async def cancel(self, job_ids: Iterable[str], *, force: bool = False) -> None:
         """SIGTERM to each agent, once; with `force` SIGKILL to all that it started."""

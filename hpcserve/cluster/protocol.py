@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from hpcserve.types import Role, WorkerId
+from hpcserve.types import EndCause, Role, WorkerId
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class WorkerSpec:
     pool: str
     role: Role
     args: tuple[str, ...] = ()  # put at the end of the agent's command line
+    exclude: tuple[str, ...] = ()  # nodes that it must not run on; only Slurm has any to choose from
 
 
 class JobState(StrEnum):
@@ -38,6 +39,17 @@ class JobView:
     host: str | None = None  # known while RUNNING
     started_at: float | None = None
     ends_at: float | None = None  # when its walltime is over
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEnd:
+    """How one job ended, as far as the cluster tells."""
+
+    cause: EndCause
+    detail: str = ""  # in the cluster's words
+    node: str | None = None
+    ended_at: float | None = None  # Unix time
+    num_gpus: int | None = None  # that it held; None: it does not say
 
 
 class Cluster(Protocol):
@@ -74,6 +86,20 @@ class Cluster(Protocol):
         """Return every job launched or adopted here, by id; one the cluster does not know is GONE.
 
         Raises `ClusterError` when the cluster does not answer, which says nothing about the jobs.
+        """
+        ...
+
+    async def ends(self, job_ids: Iterable[str]) -> dict[str, JobEnd]:
+        """Return how these jobs ended, by id; one that has not ended, or not for good, is left out.
+
+        The cause is UNKNOWN where the cluster does not tell. Raises `ClusterError` when it does not answer.
+        """
+        ...
+
+    async def estimate_start(self, spec: WorkerSpec) -> float | None:
+        """Return the Unix time at which such a job would start if it was submitted now; None: nobody knows.
+
+        It submits nothing. Raises `ClusterError` when the cluster does not answer, or would not take such a job.
         """
         ...
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from hpcserve.cluster import slurm_commands
 from hpcserve.cluster.command import AGENT_MODULE, log_file
-from hpcserve.cluster.protocol import JobState, JobView, WorkerSpec
+from hpcserve.cluster.protocol import JobEnd, JobState, JobView, WorkerSpec
 from hpcserve.cluster.slurm_output import plain_words
 from hpcserve.cluster.slurm_room import find_partition, refuse_without_room
 from hpcserve.cluster.slurm_script import make_job
@@ -77,6 +77,14 @@ class SlurmCluster:
         if any(view.state is not JobState.GONE for view in self._jobs.values()):
             await self._refresh()
         return dict(self._jobs)
+
+    async def ends(self, job_ids: Iterable[str]) -> dict[str, JobEnd]:
+        """Ask slurmctld about each, and the accounting about those that it has forgotten."""
+        return await slurm_commands.find_ends(job_ids)
+
+    async def estimate_start(self, spec: WorkerSpec) -> float | None:
+        """Ask `sbatch --test-only`."""
+        return await slurm_commands.estimate_start(self.render(spec))
 
     async def cancel(self, job_ids: Iterable[str], *, force: bool = False) -> None:
         """Remove what is pending; SIGTERM to the agents of what runs, and only to them, so that they can drain.

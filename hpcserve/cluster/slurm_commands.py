@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 
+from hpcserve.cluster.job_ends import SACCT_FIELDS, parse_accounting, parse_job_record
+from hpcserve.cluster.protocol import JobEnd
 from hpcserve.cluster.slurm_output import (
     NODES_FORMAT,
     QUEUE_FORMAT,
@@ -15,9 +17,11 @@ from hpcserve.cluster.slurm_output import (
     QueueEntry,
     parse_partitions,
     parse_queue,
+    parse_start_estimate,
     plain_words,
 )
 from hpcserve.errors import ClusterError
+from hpcserve.types import EndCause
 
 _TIMEOUT_S = 30.0
 # Unix seconds, whatever the cluster's time zone is (squeue(1), SLURM_TIME_FORMAT).
@@ -91,6 +95,41 @@ async def list_partitions() -> dict[str, Partition]:
     """Return every partition and its nodes, by name."""
     out, _ = await run_slurm("sinfo", "--noheader", "--all", "--Node", f"--format={NODES_FORMAT}")
     return parse_partitions(out)
+
+
+async def find_ends(job_ids: Iterable[str]) -> dict[str, JobEnd]:
+    """Return how jobs ended, by id: from slurmctld while it remembers them, else from the accounting if there is any.
+
+    Those that have not ended are left out; where nobody remembers one its cause is UNKNOWN.
+    """
+    ends, forgotten = {}, []
+    for job_id in job_ids:
+        try:
+            record, _ = await run_slurm("scontrol", "--details", "show", "job", job_id)
+        except ClusterError as err:
+            if "invalid job id" not in err.message.lower():
+                raise
+            forgotten.append(job_id)
+            continue
+        if (end := parse_job_record(record)) is not None:
+            ends[job_id] = end
+    return ends | (await _find_in_accounting(forgotten) if forgotten else {})
+
+
+async def _find_in_accounting(job_ids: list[str]) -> dict[str, JobEnd]:
+    unknown = {job_id: JobEnd(cause=EndCause.UNKNOWN, detail="not known to Slurm any more") for job_id in job_ids}
+    command = ("sacct", "--allocations", "--noheader", "--parsable2", f"--format={','.join(SACCT_FIELDS)}")
+    try:
+        listing, _ = await run_slurm(*command, f"--jobs={','.join(job_ids)}")
+    except ClusterError:  # there is none here
+        return unknown
+    return unknown | parse_accounting(listing)
+
+
+async def estimate_start(script: str) -> float | None:
+    """Ask sbatch when it would start a job of this script, without submitting it."""
+    _, said = await run_slurm("sbatch", "--test-only", stdin=script)
+    return parse_start_estimate(said)
 
 
 async def cancel_jobs(job_ids: Iterable[str], *options: str) -> None:

@@ -107,6 +107,12 @@ def parse_gpus(gres: str) -> dict[str, int]:
     return gpus
 
 
+def parse_start_estimate(said: str) -> float | None:
+    """Read when a job would start from what `sbatch --test-only` says; None if it does not say."""
+    match = re.search(r"to start at (\S+)", said)
+    return parse_time(match.group(1)) if match else None
+
+
 def parse_time(text: str) -> float | None:
     """Read a time in Unix seconds, or as ISO 8601 in local time; None for "N/A" and the like."""
     if text.isdecimal():

@@ -19,9 +19,8 @@ from hpcserve.cluster.command import SCHEDULER, agent_options, log_file
 from hpcserve.cluster.protocol import WorkerSpec
 from hpcserve.config.models import Config, SlurmConfig
 
-_WARNING_S = (
-    60  # SIGTERM this long before the walltime ends; Slurm's resolution is a minute, so it may come a minute earlier
-)
+_WARNING_S = 60  # SIGTERM this long before the walltime ends, where nobody else sees to it; it may come 60 s earlier
+_AFTER_LEAVING_S = 10  # the head has a worker leave before; Slurm's warning is for when there is no head
 _DASK_SECTION = "hpcserve"  # of dask's own configuration, in place of the user's "slurm"
 _DASK_KEYS = (
     "name", "cores", "memory", "processes", "python", "interface", "death-timeout", "local-directory", "extra",
@@ -59,7 +58,7 @@ def make_job(config: Config, state_dir: Path, spec: WorkerSpec, agent_module: st
             worker_extra_args=[shlex.quote(option) for option in agent_options(spec, state_dir)],
             job_script_prologue=setup_lines(slurm),
             job_directives_skip=[*slurm.skip_directives, *([] if memory_mb else ["--mem="])],
-            job_extra_directives=_directives(slurm, log_file(state_dir, spec)),
+            job_extra_directives=_directives(config, log_file(state_dir, spec), spec),
         )
 
 
@@ -85,19 +84,25 @@ def gpu_directive(slurm: SlurmConfig) -> str | None:
     return f"--gres=gpu:{amount}" if slurm.gpu_request == "gres" else f"--{slurm.gpu_request}={amount}"
 
 
-def _directives(slurm: SlurmConfig, log: Path) -> list[str]:
+def _directives(config: Config, log: Path, spec: WorkerSpec) -> list[str]:
     """Return our lines, less the skipped ones, and the user's, which come last because the last one counts."""
+    slurm = config.cluster.slurm
     ours = [
         f'--output="{as_pattern(log)}"',
         "--no-requeue",  # what ended is replaced by the reconciler, under a name of its own
-        f"--signal=B:TERM@{_WARNING_S}",
+        f"--signal=B:TERM@{_warning_s(config)}",
         "--exclusive" if slurm.exclusive else None,  # comes with all GPUs and cores of the node
         gpu_directive(slurm),
         f"--qos={slurm.qos}" if slurm.qos else None,
         f'--constraint="{slurm.constraint}"' if slurm.constraint else None,
+        f"--exclude={','.join(spec.exclude)}" if spec.exclude else None,
     ]
     kept = [line for line in ours if line and not any(skip in f"#SBATCH {line}" for skip in slurm.skip_directives)]
     return kept + [line.removeprefix("#SBATCH").strip() for line in slurm.extra_directives]
+
+
+def _warning_s(config: Config) -> int:
+    return round(config.renewal.leave_s) + _AFTER_LEAVING_S if config.renewal.enabled else _WARNING_S
 
 
 def setup_lines(slurm: SlurmConfig) -> list[str]:

@@ -1,47 +1,41 @@
 """Keeps the pools filled: what is wanted against what the cluster and the agents say; what died is launched again.
 
 dask-jobqueue's own `scale` and `adapt` know one kind of worker and count dead jobs as alive (dask-jobqueue #691), so
-the pools are ours: a slot for each wanted worker, one job a slot at a time.
+the pools are ours: a slot for each wanted worker (`slots.py`), one job a slot, and near its end a second one
+(`renewal.py`). Jobs whose worker is over are seen out by `burial.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
-from hpcserve.cluster.protocol import Cluster, JobState, JobView, WorkerSpec
+import msgspec
+
+from hpcserve.cluster.protocol import Cluster, JobState, JobView
+from hpcserve.comm.protocol import Command
 from hpcserve.config.models import Config
 from hpcserve.errors import ClusterError, StartError
+from hpcserve.head.burial import END_S, Burial
+from hpcserve.head.ends import OWN_FAULTS, WILLED
+from hpcserve.head.judge import Heard, judge, provisional_cause
+from hpcserve.head.launcher import Launcher
+from hpcserve.head.renewal import Renewal
 from hpcserve.head.roster import Roster
+from hpcserve.head.slots import Held, Slot, adopted_slots, fresh_slots, least_useful
+from hpcserve.head.succession import Succession
 from hpcserve.records import JobRecord
 from hpcserve.state import StateDir
-from hpcserve.types import Role, WorkerId, WorkerInfo, WorkerState
+from hpcserve.types import EndCause, WorkerId, WorkerInfo, WorkerState
+from hpcserve.worker_log import WorkerLog
 
 log = logging.getLogger(__name__)
 
-_LOST_S = 10.0  # an agent that left the scheduler and did not come back for so long is taken for dead
-_END_S = 45.0  # from an agent's last word, or our cancel, to the end of its job
+_UNKNOWN_S = 2.0  # before the next launch, while nobody says why a job ended
 _STEADY_S = 30.0  # READY for so long, a worker's end is not its fault
-_MAX_BACKOFF_S = 60.0
 _MAX_START_FAILURES = 2  # in a row, in a pool that never had a READY worker
-
-
-@dataclass
-class _Slot:
-    """One wanted worker and the job that now holds it."""
-
-    pool: str
-    index: int
-    job: JobRecord | None = None
-    num_failures: int = 0  # in a row
-    retry_at: float = 0.0
-    ready_since: float | None = None  # of the present job
-    last_failure: str = ""
 
 
 class Reconciler:
@@ -57,9 +51,13 @@ class Reconciler:
         poll_s: float,
         idle_poll_s: float,
         tail: Callable[[WorkerId], str],
+        tell: Callable[[WorkerId, Command], None],
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        """`tell` has an agent do something; `clock` is for what passes here, `wall` gives Unix time, as Slurm does."""
         self._clock = clock
+        self._wall = wall
         self._config = config
         self._cluster = cluster
         self._roster = roster
@@ -67,10 +65,27 @@ class Reconciler:
         self._poll_s = poll_s
         self._idle_poll_s = idle_poll_s
         self._tail = tail
-        self._slots = [_Slot(pool, index) for pool, size in config.pools.sizes.items() for index in range(size)]
+        self._slots = [slot for pool, size in config.pools.sizes.items() for slot in fresh_slots(pool, (), size)]
         self._worked: set[str] = set()  # pools that had a READY worker
-        self._unwanted: list[str] = []  # jobs to be told to end
-        self._ending: dict[str, tuple[JobRecord, float]] = {}  # jobs whose worker is over -> when to force them
+        life_log = WorkerLog(state)
+        self._burial = Burial(config, cluster, roster, life_log, clock=clock, wall=wall)
+        self._launcher = Launcher(cluster, roster, self._burial.blame, wall=wall)
+        self._is_stale = False  # whether the jobs on record are not those that there are
+        self._renewal = Renewal(config)
+        self._renewal.learn(life_log.read())
+        self._succession = Succession(
+            config, cluster.kind, roster, self._renewal, self._burial, self._launcher, tell=tell, wall=wall
+        )
+
+    @property
+    def ends(self) -> dict[EndCause, int]:
+        """Workers that ended, by cause."""
+        return dict(self._burial.counts)
+
+    @property
+    def excluded_nodes(self) -> dict[str, str]:
+        """Nodes that get no more workers, and why."""
+        return dict(self._burial.blame.excluded)
 
     async def run(self) -> None:
         """Reconcile until cancelled. Raises `StartError` when a pool that never worked cannot be brought up."""
@@ -92,182 +107,183 @@ class Reconciler:
         while waited_s < (self._idle_poll_s if self._is_settled() else self._poll_s):
             await asyncio.sleep(self._poll_s)
             waited_s += self._poll_s
+            self._roster.find_silent()
 
     def _is_settled(self) -> bool:
-        return not self._ending and all(slot.job and self._is_well(slot.job.worker) for slot in self._slots)
+        return not self._burial.records and all(self._is_well(slot) for slot in self._slots)
 
-    def _is_well(self, worker: WorkerId) -> bool:
-        info = self._roster.get(worker)
-        return info is not None and info.state is WorkerState.READY and not self._roster.is_lost(worker)
+    def _is_well(self, slot: Slot) -> bool:
+        held = slot.job
+        is_ready = held is not None and self._roster.is_ready(held.worker)
+        return is_ready and slot.successor is None and not self._succession.is_due(slot)
 
     async def step(self) -> None:
         """Compare once and act. The cluster's own failures are logged and tried again."""
+        self._roster.find_silent()
         try:
             views = await self._cluster.observe()
         except ClusterError as err:
             log.warning("the cluster did not answer: %s", err.message)
             return
+        await self._burial.look_up(views, self._held_records())
         for slot in self._slots:
-            if slot.job is not None:
-                self._judge(slot, slot.job, views.get(slot.job.job_id))
-        if self._unwanted:
-            await self._cluster.cancel(self._unwanted)
-            self._unwanted.clear()
-        await self._finish_ending(views)
+            for held in list(slot.jobs()):
+                self._judge(slot, held, views.get(held.record.job_id))
+        self._is_stale |= await self._burial.step(views)
         for slot in self._slots:
+            await self._renew(slot)
             if slot.job is None and self._clock() >= slot.retry_at:
-                await self._launch(slot)
+                slot.job = await self._launch(slot)
+            if self._is_stale:  # after each launch: no job is lost sight of
+                self._record()
 
     def resize(self, sizes: Mapping[str, int]) -> None:
-        """Want so many workers of each pool from now on; those above it are told to end, the youngest first."""
+        """Want so many workers of each pool from now on.
+
+        Those above it are told to end: what is pending first, then what is not READY, then the youngest.
+        """
         for pool, size in sizes.items():
             held = [slot for slot in self._slots if slot.pool == pool]
-            for slot in held[size:]:
+            for slot in least_useful(held, len(held) - size, self._roster.get):
                 self._slots.remove(slot)
-                if slot.job is not None:
-                    self._ending[slot.job.job_id] = (slot.job, self._clock() + self._config.cluster.drain_timeout_s)
-                    self._unwanted.append(slot.job.job_id)
-            taken = {slot.index for slot in held}
-            free = (index for index in itertools.count() if index not in taken)
-            self._slots += [_Slot(pool, index) for index in itertools.islice(free, max(0, size - len(held)))]
+                for job in slot.jobs():
+                    self._send_away(job.record, "not wanted any more")
+            self._slots += fresh_slots(pool, held, size - len(held))
         self._record()
 
     def adopt(self, records: Iterable[JobRecord]) -> None:
-        """Take over the jobs that an earlier head left, before the first step. Slots that they fill launch nothing."""
-        for record in records:
+        """Take over the jobs that an earlier head left, before the first step. Slots that they fill launch nothing.
+
+        A slot's two records are its present job and the successor; what there is no slot for is told to end.
+        """
+        adopted = list(records)
+        for record in adopted:
             self._cluster.adopt(record.job_id)
-            slot = next((each for each in self._slots if (each.pool, each.index) == (record.pool, record.index)), None)
-            self._roster.expect(
-                WorkerInfo(worker=record.worker, pool=record.pool, role=record.role, state=WorkerState.PENDING)
-            )
-            if slot is not None and slot.job is None:
-                slot.job = record
-            else:
-                self._ending[record.job_id] = (record, self._clock() + self._config.cluster.drain_timeout_s)
-                self._unwanted.append(record.job_id)
+            info = WorkerInfo(worker=record.worker, pool=record.pool, role=record.role, state=WorkerState.PENDING)
+            self._roster.expect(info)
+            self._roster.update_job(record.worker, job_id=record.job_id, host=record.node, ends_at=record.ends_at)
+        sizes = {pool: sum(slot.pool == pool for slot in self._slots) for pool in {slot.pool for slot in self._slots}}
+        self._slots = []
+        for pool in {*sizes, *(record.pool for record in adopted)}:
+            mine = [record for record in adopted if record.pool == pool]
+            slots, left = adopted_slots(pool, sizes.get(pool, 0), mine, self._clock())
+            self._slots += slots
+            for record in left:
+                self._send_away(record, "no place for it")
+        self._worked |= {record.pool for record in adopted if record.ready_at is not None}
         self._record()
 
     async def stop_all(self, *, force: bool) -> None:
         """End every job and return when none is left; what does not end by itself is killed."""
-        jobs = [record.job_id for record in self._records()]
-        if not jobs:
-            return
-        await self._cluster.cancel(jobs, force=force)
+        for slot in self._slots:
+            for held in list(slot.jobs()):
+                slot.release(held)
+                self._burial.take(held.record, patience_s=0, cause=EndCause.TOLD)
+        jobs = [record.job_id for record in self._burial.records]
+        if jobs:
+            await self._cluster.cancel(jobs, force=force)
+            await self._wait_gone(jobs)
+        self._burial.bury_all(EndCause.TOLD)
+        self._record()
+
+    async def _wait_gone(self, jobs: list[str]) -> None:
         try:
             await self._cluster.wait_gone(jobs, timeout_s=self._config.cluster.drain_timeout_s + 10)
         except ClusterError as err:
             log.warning("%s; forcing", err.message)
             await self._cluster.cancel(jobs, force=True)
             await self._cluster.wait_gone(jobs, timeout_s=60)
-        for record in self._records():
-            self._roster.end(record.worker, WorkerState.STOPPED, "")
-        for slot in self._slots:
-            slot.job = None
-        self._ending.clear()
-        self._record()
 
-    def _judge(self, slot: _Slot, job: JobRecord, view: JobView | None) -> None:
-        info = self._roster.get(job.worker)
+    def _judge(self, slot: Slot, held: Held, view: JobView | None) -> None:
+        info = self._roster.get(held.worker)
         if info is None or view is None:
             return
-        if view.state is JobState.GONE or info.state.is_final or info.state is WorkerState.DRAINING:
-            self._ending[job.job_id] = (job, self._clock() + self._config.cluster.drain_timeout_s + _END_S)
-            self._vacate(slot, job, info, info.detail or view.reason)
-        elif self._roster.lost_for_s(job.worker) > _LOST_S:
-            self._give_up(slot, job, info, "lost: the agent does not answer")
-        elif view.state is JobState.PENDING:
-            self._roster.update_job(job.worker, detail=view.reason)
-        else:
-            self._follow(slot, job, info, view)
-
-    def _follow(self, slot: _Slot, job: JobRecord, info: WorkerInfo, view: JobView) -> None:
-        """A job that runs: carry over what only the cluster knows, and bound the time to READY."""
-        if info.state is WorkerState.PENDING:
-            self._roster.update_job(job.worker, state=WorkerState.STARTING, detail="", host=view.host)
-        self._roster.update_job(job.worker, ends_at=view.ends_at)
-        if info.state is WorkerState.READY:
-            self._worked.add(slot.pool)
-            slot.ready_since = slot.ready_since or self._clock()
-        elif view.started_at is not None and info.state is not WorkerState.DRAINING:
-            waited = time.time() - view.started_at
-            if waited > self._config.cluster.start_timeout_s:
-                self._give_up(slot, job, info, f"not READY {waited:.0f} s after its job started")
-
-    def _give_up(self, slot: _Slot, job: JobRecord, info: WorkerInfo, reason: str) -> None:
-        self._roster.end(job.worker, WorkerState.FAILED, reason)
-        self._ending[job.job_id] = (job, 0.0)
-        self._vacate(slot, job, info, reason)
-
-    def _vacate(self, slot: _Slot, job: JobRecord, info: WorkerInfo, reason: str) -> None:
-        """The slot's worker takes nothing new: note when the next may be launched."""
-        was_stopped = info.state in (WorkerState.STOPPED, WorkerState.DRAINING)
-        ready_since, slot.job, slot.ready_since = slot.ready_since, None, None
-        if was_stopped or (ready_since is not None and self._clock() - ready_since > _STEADY_S):
-            slot.num_failures = 0
+        self._note_times(held, info, view)
+        worker, cluster = held.worker, self._config.cluster
+        heard = Heard(lost_s=self._roster.lost_for_s(worker), silent_s=self._roster.silent_for_s(worker))
+        now, wall = self._clock(), self._wall()
+        finding = judge(held, info, view, heard, now=now, wall=wall, start_timeout_s=cluster.start_timeout_s)
+        if finding is None:
+            self._carry_over(info, view)
             return
-        slot.num_failures += 1
-        slot.last_failure = reason
-        slot.retry_at = self._clock() + min(_MAX_BACKOFF_S, 2.0**slot.num_failures)
-        log.warning("%s failed (%d in a row): %s", job.worker, slot.num_failures, reason)
-        self._refuse_hopeless(slot, job.worker)
+        if finding.is_given_up:
+            self._roster.end(worker, WorkerState.FAILED, finding.detail)
+        patience_s = 0.0 if finding.is_given_up else cluster.drain_timeout_s + END_S
+        self._burial.take(held.record, patience_s=patience_s, cause=finding.cause, detail=finding.detail)
+        cause = finding.cause or provisional_cause(info, view, self._burial.end_of(held.record.job_id))
+        self._vacate(slot, held, cause, finding.detail or info.detail or view.reason)
 
-    def _refuse_hopeless(self, slot: _Slot, worker: WorkerId) -> None:
-        if slot.pool not in self._worked and slot.num_failures >= _MAX_START_FAILURES:
+    def _note_times(self, held: Held, info: WorkerInfo, view: JobView) -> None:
+        """Write down what is new: for estimates, for the receipt, and for the next head."""
+        record = held.record
+        seen = {"started_at": view.started_at, "ends_at": view.ends_at, "node": view.host}
+        if info.state is WorkerState.READY:
+            self._worked.add(record.pool)
+            held.ready_since = self._clock() if held.ready_since is None else held.ready_since
+            if record.ready_at is None:
+                seen["ready_at"] = self._wall()
+                self._renewal.observe(record.pool, self._wall() - record.submitted_at)
+        news = {name: value for name, value in seen.items() if value is not None and getattr(record, name) != value}
+        if news and view.state is JobState.RUNNING:
+            held.record = msgspec.structs.replace(record, **news)
+            self._is_stale = True
+
+    def _carry_over(self, info: WorkerInfo, view: JobView) -> None:
+        """Tell the roster what only the cluster knows."""
+        if view.state is JobState.PENDING:
+            self._roster.update_job(info.worker, detail=view.reason)
+            return
+        if info.state is WorkerState.PENDING:
+            self._roster.update_job(info.worker, state=WorkerState.STARTING, detail="", host=view.host)
+        self._roster.update_job(info.worker, ends_at=view.ends_at)
+
+    def _vacate(self, slot: Slot, held: Held, cause: EndCause | None, reason: str) -> None:
+        """The worker takes nothing new: note when the next may be launched."""
+        slot.release(held)
+        self._is_stale = True
+        now = self._clock()
+        if cause is None:  # soon it is known whether it was at fault
+            slot.retry_at = now + _UNKNOWN_S
+        elif cause in WILLED or (held.ready_since is not None and now - held.ready_since > _STEADY_S):
+            slot.num_failures = 0
+        else:
+            self._fail(slot, held.worker, cause, reason)
+
+    def _fail(self, slot: Slot, worker: WorkerId, cause: EndCause, reason: str) -> None:
+        slot.fail(self._clock(), self._config.renewal.max_backoff_s, reason)
+        log.warning("%s failed (%d in a row): %s: %s", worker, slot.num_failures, cause, reason)
+        is_hopeless = slot.pool not in self._worked and slot.num_failures >= _MAX_START_FAILURES
+        if is_hopeless and cause in OWN_FAULTS:
             tail = self._tail(worker)
             raise StartError(
                 f"pool {slot.pool!r} cannot be started: {worker} failed: {slot.last_failure}"
                 + (f"\nlast lines of its log:\n{tail}" if tail else "")
             )
 
-    async def _finish_ending(self, views: dict[str, JobView]) -> None:
-        """See to it that jobs whose worker is over end as well."""
-        now = self._clock()
-        for job_id, (job, force_at) in list(self._ending.items()):
-            view = views.get(job_id)
-            if view is None or view.state is JobState.GONE:
-                # Slurm calls a job gone while its agent still drains; the agent's word counts as long as it is heard.
-                if self._roster.dask_address(job.worker) is None or now >= force_at:
-                    self._bury(job, view)
-            elif now >= force_at:
-                await self._cluster.cancel([job_id], force=True)
+    async def _renew(self, slot: Slot) -> None:
+        if not self._succession.is_due(slot):
+            await self._succession.learn(slot)
+        elif self._succession.hand_over(slot):
+            self._is_stale = True
+        elif slot.successor is None and self._clock() >= slot.retry_at:
+            slot.successor = await self._launch(slot)
 
-    def _bury(self, job: JobRecord, view: JobView | None) -> None:
-        info = self._roster.get(job.worker)
-        if info is not None and info.state is WorkerState.DRAINING:
-            self._roster.end(job.worker, WorkerState.STOPPED, "")
-        else:
-            self._roster.end(job.worker, WorkerState.FAILED, (view and view.reason) or "its job ended")
-        del self._ending[job.job_id]
-        self._record()
+    def _send_away(self, record: JobRecord, why: str) -> None:
+        patience_s = self._config.cluster.drain_timeout_s + END_S
+        self._burial.take(record, patience_s=patience_s, cause=EndCause.TOLD, detail=why, cancel=True)
 
-    async def _launch(self, slot: _Slot) -> None:
-        worker = WorkerId(f"{slot.pool}-{slot.index}-{secrets.token_hex(2)}")
-        role = Role(slot.pool)
-        spec = WorkerSpec(worker=worker, pool=slot.pool, role=role)
-        self._roster.expect(WorkerInfo(worker=worker, pool=slot.pool, role=role, state=WorkerState.PENDING))
+    async def _launch(self, slot: Slot) -> Held | None:
         try:
-            job_id = await self._cluster.launch(spec)
+            held = await self._launcher.launch(slot)
         except ClusterError as err:
-            self._roster.end(worker, WorkerState.FAILED, err.message)
-            info = self._roster.get(worker)
-            assert info is not None
-            job = JobRecord(worker=worker, pool=slot.pool, role=role, job_id="", cluster=self._cluster.kind)
-            self._vacate(slot, job, info, err.message)
-            return
-        slot.job = JobRecord(
-            worker=worker,
-            pool=slot.pool,
-            role=role,
-            job_id=job_id,
-            cluster=self._cluster.kind,
-            index=slot.index,
-            submitted_at=time.time(),
-        )
-        self._roster.update_job(worker, job_id=job_id)
-        self._record()
+            self._fail(slot, WorkerId(slot.pool), EndCause.FAILED, err.message)
+            return None
+        self._is_stale = True
+        return held
 
-    def _records(self) -> list[JobRecord]:
-        return [slot.job for slot in self._slots if slot.job] + [job for job, _ in self._ending.values()]
+    def _held_records(self) -> list[JobRecord]:
+        return [held.record for slot in self._slots for held in slot.jobs()]
 
     def _record(self) -> None:
-        self._state.write_jobs(self._records())
+        self._is_stale = False
+        self._state.write_jobs([*self._held_records(), *self._burial.records])

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import msgspec
 
 from hpcserve.comm.protocol import Announcement
+from hpcserve.head.silence import Silence
 from hpcserve.router.router import Router
-from hpcserve.types import KvEventBatch, LoadReport, WorkerId, WorkerInfo, WorkerState
+from hpcserve.types import EndCause, KvEventBatch, LoadReport, WorkerId, WorkerInfo, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Roster:
         self._addresses: dict[str, WorkerId] = {}  # Dask worker address -> worker
         self._lost_at: dict[WorkerId, float] = {}
         self._awaiting_snapshot: set[WorkerId] = set()
+        self._last_loads: dict[WorkerId, LoadReport] = {}
+        self._silence = Silence(clock)
 
     def workers(self) -> tuple[WorkerInfo, ...]:
         """Return all workers, ended ones first, then in the order they were launched."""
@@ -54,14 +57,42 @@ class Roster:
         """Return what is known of a worker."""
         return self._infos.get(worker)
 
+    def last_load(self, worker: WorkerId) -> LoadReport | None:
+        """Return the last load report of a worker, also of one that is over."""
+        return self._last_loads.get(worker)
+
     def lost_for_s(self, worker: WorkerId) -> float:
         """Return for how many seconds the head has not heard a worker that it had heard; 0 while it hears it."""
         lost_at = self._lost_at.get(worker)
         return 0.0 if lost_at is None else self._clock() - lost_at
 
+    def silent_for_s(self, worker: WorkerId) -> float:
+        """Return for how many seconds a worker, READY and joined, has said nothing; 0 while it is not noticed."""
+        info = self._infos.get(worker)
+        return self._silence.silent_for_s(worker) if info is not None and info.is_silent else 0.0
+
     def is_lost(self, worker: WorkerId) -> bool:
         """Return whether the head had heard a worker and does not any more."""
-        return worker in self._lost_at
+        info = self._infos.get(worker)
+        return worker in self._lost_at or (info is not None and info.is_silent)
+
+    def is_ready(self, worker: WorkerId) -> bool:
+        """Return whether a worker is READY and heard."""
+        info = self._infos.get(worker)
+        return info is not None and info.state is WorkerState.READY and not self.is_lost(worker)
+
+    def find_silent(self) -> None:
+        """Take READY workers that have fallen silent out of the routing, and have everybody told. Call it each second.
+
+        Only they: a model that is being loaded may hold the agent's event loop for long.
+        """
+        ready = [info.worker for info in self.ready().values() if not info.is_silent]
+        for worker in self._silence.look(ready):
+            log.warning("%s has fallen silent; its requests are moved", worker)
+            self._awaiting_snapshot.discard(worker)
+            self._router.remove_worker(worker)
+            self._infos[worker] = msgspec.structs.replace(self._infos[worker], is_silent=True)
+            self._on_change()
 
     def dask_address(self, worker: WorkerId) -> str | None:
         """Return where the worker's Dask `Worker` is, while it is joined."""
@@ -83,6 +114,8 @@ class Roster:
     def hear(self, announcement: Announcement, dask_address: str) -> bool:
         """Apply what an agent says; True if its cache events have a gap, for which a snapshot was not yet asked."""
         worker = announcement.worker
+        self._silence.hear(worker)
+        has_returned = self._welcome(worker)
         if announcement.info is not None:
             self._addresses[dask_address] = worker
             self._lost_at.pop(worker, None)
@@ -90,10 +123,12 @@ class Roster:
         if self._is_over(worker):
             return False
         if announcement.load is not None:
-            self._loads[worker] = announcement.load
+            self._loads[worker] = self._last_loads[worker] = announcement.load
             self._router.report(worker, announcement.load)
             self._on_load()
-        return announcement.kv is not None and self._has_new_gap(announcement.kv)
+        if announcement.kv is not None:
+            return self._has_new_gap(announcement.kv) or has_returned
+        return has_returned
 
     def update_job(self, worker: WorkerId, **changes: object) -> None:
         """Apply what Slurm says: `job_id`, `host`, `ends_at`, `state`, `detail`."""
@@ -116,7 +151,26 @@ class Roster:
         """Record that a worker is over."""
         info = self._infos.get(worker)
         if info is not None and not info.state.is_final:
-            self._put(msgspec.structs.replace(info, state=state, detail=detail))
+            self._put(msgspec.structs.replace(info, state=state, detail=detail, is_silent=False))
+
+    def explain(self, worker: WorkerId, cause: EndCause, detail: str) -> None:
+        """Record why a worker that is over has ended; its own words, if it had any, stay."""
+        info = self._infos.get(worker)
+        if info is not None and info.state.is_final:
+            self._infos[worker] = msgspec.structs.replace(info, cause=cause, detail=info.detail or detail)
+            self._on_change()
+
+    def _welcome(self, worker: WorkerId) -> bool:
+        """Take a worker that was silent back in. True if it was, and so has to say what its cache holds."""
+        info = self._infos.get(worker)
+        if info is None or not info.is_silent:
+            return False
+        log.warning("%s is heard again", worker)
+        self._infos[worker] = info = msgspec.structs.replace(info, is_silent=False)
+        if worker not in self._lost_at:
+            self._router.update_worker(info)
+        self._on_change()
+        return True
 
     def _has_new_gap(self, batch: KvEventBatch) -> bool:
         if self._router.apply(batch):
@@ -136,8 +190,9 @@ class Roster:
             self._loads.pop(info.worker, None)
             self._lost_at.pop(info.worker, None)
             self._awaiting_snapshot.discard(info.worker)
+            self._silence.forget(info.worker)
             self._forget_oldest()
-        elif info.worker not in self._lost_at:
+        elif info.worker not in self._lost_at and not info.is_silent:
             self._router.update_worker(info)
         if before is None or before.state != info.state:
             log.info("%s is %s%s", info.worker, info.state, f": {info.detail}" if info.detail else "")
@@ -159,3 +214,4 @@ class Roster:
         over = [worker for worker, info in self._infos.items() if info.state.is_final]
         for worker in over[:-_NUM_REMEMBERED]:
             del self._infos[worker]
+            self._last_loads.pop(worker, None)

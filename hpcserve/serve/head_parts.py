@@ -74,10 +74,11 @@ def build_parts(config: Config, state: StateDir, life: HeadLife) -> HeadParts:
     router = Router(config.router, config.engine.block_size, backfill)
     roster = Roster(router, life.on_change, on_load=life.on_load)
     cluster = make_cluster(config, state.path)
+    plugin = RoutingPlugin(roster, UnitPlacer(router, roster, config.engine.block_size))
     return HeadParts(
         router=router,
         roster=roster,
-        plugin=RoutingPlugin(roster, UnitPlacer(router, roster, config.engine.block_size)),
+        plugin=plugin,
         service=HeadService(
             router,
             Identity(state.tls_cert, state.tls_key),
@@ -95,6 +96,7 @@ def build_parts(config: Config, state: StateDir, life: HeadLife) -> HeadParts:
             poll_s=_POLL_S[cluster.kind],
             idle_poll_s=_IDLE_POLL_S[cluster.kind],
             tail=lambda worker: "\n".join(tail(state.logs / f"{worker}.log", _LOG_LINES)),
+            tell=plugin.command,
         ),
         frontends=FrontendKeeper(state, config.frontend),
         batches=BatchKeeper(config, state),

@@ -9,8 +9,9 @@ from typing import Literal
 
 import pytest
 
-from hpcserve.cluster.protocol import JobState, JobView, WorkerSpec
-from hpcserve.comm.protocol import Announcement
+from hpcserve.cluster.job_ends import read_ends
+from hpcserve.cluster.protocol import JobEnd, JobState, JobView, WorkerSpec
+from hpcserve.comm.protocol import Announcement, Command
 from hpcserve.config import Config
 from hpcserve.errors import ClusterError
 from hpcserve.head.reconciler import Reconciler
@@ -30,6 +31,8 @@ class FakeCluster:
     cancelled: list[tuple[str, bool]] = field(default_factory=list)
     refusal: str = ""
     num_looks: int = 0
+    num_estimates: int = 0
+    starts_at: float | None = None  # what Slurm would say of a new job
     stubborn: bool = False  # jobs ignore a cancel without force
 
     async def check(self, num_workers: int, *, num_nodes: int | None = None) -> None: ...
@@ -50,6 +53,13 @@ class FakeCluster:
     async def observe(self) -> dict[str, JobView]:
         self.num_looks += 1
         return dict(self.views)
+
+    async def ends(self, job_ids: Iterable[str]) -> dict[str, JobEnd]:
+        return read_ends(self.views, job_ids)
+
+    async def estimate_start(self, spec: WorkerSpec) -> float | None:
+        self.num_estimates += 1
+        return self.starts_at
 
     async def cancel(self, job_ids: Iterable[str], *, force: bool = False) -> None:
         for job_id in job_ids:
@@ -77,6 +87,7 @@ class World:
 
     def __init__(self, config: Config, state: StateDir) -> None:
         self.now = 1000.0
+        self.told: list[tuple[WorkerId, Command]] = []
         self.cluster = FakeCluster()
         self.state = state
         self.router = Router(config.router, config.engine.block_size)
@@ -94,7 +105,9 @@ class World:
             poll_s=0.01,
             idle_poll_s=60.0,
             tail=lambda worker: f"log of {worker}",
+            tell=lambda worker, command: self.told.append((worker, command)),
             clock=lambda: self.now,
+            wall=lambda: self.now,
         )
 
     async def step(self, seconds: float = 0.0) -> None:
