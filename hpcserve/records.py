@@ -45,6 +45,14 @@ class HeadRecord(msgspec.Struct, frozen=True, kw_only=True):
     dashboard: str | None = None
 
 
+class FrontendRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One frontend process, which outlives its head."""
+
+    proc: Proc
+    index: int  # of the processes that `frontend.processes` wants
+    port: int | None = None  # that it shares with the others; None: it listens alone
+
+
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One job or process that holds a worker."""
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -21,7 +21,7 @@ import msgspec
 
 from hpcserve.config.models import Config
 from hpcserve.errors import DeploymentError
-from hpcserve.records import HeadRecord, JobRecord, Proc
+from hpcserve.records import FrontendRecord, HeadRecord, JobRecord, Proc
 
 _Value = TypeVar("_Value")
 
@@ -85,14 +85,8 @@ class StateDir:
 
     def create(self) -> None:
         """Make the directory, private to this user. Raises `DeploymentError` if it cannot be, or is somebody else's."""
-        try:
-            self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.chmod(0o700)
-            self.logs.chmod(0o700)
-        except OSError as err:
-            raise DeploymentError(
-                f"cannot write the state directory {self.path}: {err.strerror}; set HPCSERVE_STATE_DIR"
-            ) from err
+        self._make(self.path)
+        self._make(self.logs)
         if not self.key_file.exists():
             self.write_private(self.key_file, f"sk-{secrets.token_urlsafe(32)}\n".encode())
         self.write_private(self.header_file, f"Authorization: Bearer {self.read_key()}\n".encode())
@@ -146,6 +140,13 @@ class StateDir:
     def clear_head(self) -> None:
         """Record that no head runs."""
         (self.path / "head.json").unlink(missing_ok=True)
+        (self.path / "last-head.json").unlink(missing_ok=True)
+
+    def retire_head(self) -> HeadRecord | None:
+        """Record that the head that was named has died, and return where the last one of these was reached."""
+        with suppress(FileNotFoundError):
+            (self.path / "head.json").replace(self.path / "last-head.json")
+        return self._read("last-head.json", HeadRecord)
 
     def read_spawned(self) -> Proc | None:
         """Return the head's process as `up` spawned it, which may not have come far enough to be reached."""
@@ -155,13 +156,13 @@ class StateDir:
         """Record the head's process."""
         self._write("spawned.json", proc)
 
-    def read_frontends(self) -> list[Proc]:
-        """Return the frontends' processes, as far as they were started."""
-        return self._read("frontends.json", list[Proc]) or []
+    def read_frontends(self) -> list[FrontendRecord]:
+        """Return the frontends, as far as they were started."""
+        return self._read("frontends.json", list[FrontendRecord]) or []
 
-    def write_frontends(self, procs: list[Proc]) -> None:
-        """Record the frontends' processes."""
-        self._write("frontends.json", procs)
+    def write_frontends(self, frontends: list[FrontendRecord]) -> None:
+        """Record the frontends."""
+        self._write("frontends.json", frontends)
 
     def read_jobs(self) -> list[JobRecord]:
         """Return every job or process that may still hold a worker."""
@@ -188,13 +189,28 @@ class StateDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the deployment for one head. Raises `DeploymentError` while another process holds it."""
-        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            _lock(file, self.path)
+        """Hold the deployment for one head. Raises `DeploymentError` while another process holds it.
+
+        The lock ends with the process that holds it, however that ends.
+        """
+        with _locked(self.path / "lock", f"another head already runs deployment {self.name!r} in {self.path}"):
             yield
-        finally:
-            os.close(file)
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Hold the deployment for one `up`, from looking at what is left to spawning a head."""
+        self._make(self.path)
+        with _locked(self.path / "up.lock", f"deployment {self.name!r} is being started by another hpcserve up"):
+            yield
+
+    def _make(self, directory: Path) -> None:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.chmod(0o700)
+        except OSError as err:
+            raise DeploymentError(
+                f"cannot write the state directory {self.path}: {err.strerror}; set HPCSERVE_STATE_DIR"
+            ) from err
 
     def _read_secret(self, path: Path) -> str:
         try:
@@ -223,12 +239,22 @@ def state_root() -> Path:
     return Path(configured) if configured else Path.home() / ".local" / "state" / "hpcserve"
 
 
-def _lock(file: int, path: Path) -> None:
+@contextmanager
+def _locked(path: Path, refusal: str) -> Iterator[None]:
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _lock(file, path.parent, refusal)
+        yield
+    finally:
+        os.close(file)
+
+
+def _lock(file: int, directory: Path, refusal: str) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as err:
-        raise DeploymentError(f"another head already runs deployment {path.name!r} in {path}") from err
+        raise DeploymentError(refusal) from err
     except OSError as err:
         raise DeploymentError(
-            f"{path} is on a file system without locks ({err.strerror}); set HPCSERVE_STATE_DIR to one with them"
+            f"{directory} is on a file system without locks ({err.strerror}); set HPCSERVE_STATE_DIR to one with them"
         ) from err

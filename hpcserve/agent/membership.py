@@ -20,6 +20,8 @@ from hpcserve.agent.units import Units
 from hpcserve.comm.protocol import ANNOUNCE, COMMAND, PEERS, Announcement, Command
 from hpcserve.comm.tls import security
 from hpcserve.errors import ConnectionLost, HpcserveError
+from hpcserve.named_head import other_head
+from hpcserve.records import HeadRecord
 from hpcserve.state import StateDir
 from hpcserve.types import WorkerId, WorkerInfo
 
@@ -139,8 +141,19 @@ class Membership:
         self._joined.set()
         log.info("joined %s", head.scheduler)
         self.announce(self._on_joined())
-        await worker.finished()
+        await self._until_gone(worker, head)
         log.warning("the head at %s is gone", head.scheduler)
+
+    async def _until_gone(self, worker: Any, head: HeadRecord) -> None:
+        """Return when the head has gone, or has a successor elsewhere: a host that is lost closes no connection."""
+        gone = asyncio.create_task(worker.finished())
+        succeeded = asyncio.create_task(other_head(self._state, head))
+        try:
+            await asyncio.wait((gone, succeeded), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (gone, succeeded):
+                task.cancel()
+            await asyncio.gather(gone, succeeded, return_exceptions=True)
 
     async def _leave(self) -> None:
         worker, self._dask = self._dask, None

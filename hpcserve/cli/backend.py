@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """The functions of `hpcserve.serve`; their contracts are there."""
 
-    def start(self, config: Config) -> StateDir:
+    def start(
+        self,
+        config: Config,
+        *,
+        given: Collection[str] | None = None,
+        wrong: Sequence[str] = (),
+        on_adopting: Callable[[str], None] = ...,
+    ) -> StateDir:
         """Check everything and spawn the head."""
         ...
 

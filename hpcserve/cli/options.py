@@ -89,6 +89,12 @@ def load_config(ctx: click.Context, *, allow_contradictions: bool = False) -> Lo
     return loaded
 
 
+def given_keys(ctx: click.Context, loaded: LoadedConfig) -> frozenset[str]:
+    """Return the keys that were set for this one command: by its options, or in a file that it names."""
+    named = f"{ctx.meta[_FILE]}:" if ctx.meta.get(_FILE) else "--"
+    return frozenset(key for key, origin in loaded.origins.items() if origin.startswith(("--", named)))
+
+
 def _fill_ranks(pools: PoolFlags, loaded: LoadedConfig) -> PoolFlags | None:
     """Return what makes a worker of every rank, where nobody has said how many workers there are."""
     sizes = ("pools.workers", "pools.prefill", "pools.decode")

@@ -6,9 +6,10 @@ Whatever happens between start and SERVING (an error, the time limit, a signal),
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from hpcserve.cli.backend import Backend, changes
@@ -39,6 +40,8 @@ class Session:
     attached: bool
     timeout_s: float | None  # to SERVING; None: the default
     announce: Callable[[StateDir, Status], None]  # called once, when it serves
+    given: Collection[str] | None = None  # keys that the user set for this; None: all that are no defaults
+    wrong: Sequence[str] = ()  # why the configuration cannot be brought up anew
     interrupts: Interrupts = field(default_factory=Interrupts)
     on_status: Callable[[Status], None] = lambda _: None  # called with all that is seen
 
@@ -46,8 +49,7 @@ class Session:
         """Return the exit code. Raises as `serve.start` does, `StartError`, and `DeploymentError` for a dead head."""
         with self.interrupts:
             # not interrupted: a signal during it is noted, and acts as soon as there is something to stop
-            state = await asyncio.to_thread(self.serve.start, self.config)
-            return await _Started(self, state, Screen(state.logs)).run()
+            return await (await self._start()).run()
 
     async def during(self, work: Callable[[StateDir, Status], Coroutine[Any, Any, _Result]]) -> _Result:
         """Return what `work` returns, which is called once it serves; then, or however it ends, take all down.
@@ -56,8 +58,15 @@ class Session:
         `run`; `DeploymentError` when the head goes away meanwhile.
         """
         with self.interrupts:
-            state = await asyncio.to_thread(self.serve.start, self.config)
-            return await _Started(self, state, Screen(state.logs)).around(work)
+            return await (await self._start()).around(work)
+
+    async def _start(self) -> _Started:
+        left: list[str] = []
+        start = partial(self.serve.start, given=self.given, wrong=self.wrong, on_adopting=left.append)
+        state = await asyncio.to_thread(start, self.config)
+        for description in left:
+            say(f"the head of {state.name!r} had died, and {description} still there: a new head takes over")
+        return _Started(self, state, Screen(state.logs), is_adopted=bool(left))
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class _Started:
     session: Session
     state: StateDir
     screen: Screen
+    is_adopted: bool = False  # it ran before this
 
     async def run(self) -> int:
         """Come up, then hold."""
@@ -79,7 +89,10 @@ class _Started:
             await self._take_down()
             return INTERRUPTED
         except Exception:
-            await self._take_down()
+            if self.is_adopted:
+                say(f"{self.state.name} is left as it is; hpcserve down --name {self.state.name} ends it")
+            else:
+                await self._take_down()
             raise
         return await self._hold() if self.session.attached else 0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcserve.cli.backend import Backend, backend
-from hpcserve.cli.options import config_options, load_config
+from hpcserve.cli.options import config_options, given_keys, load_config
 from hpcserve.cli.ranks import be_rank, leading
 from hpcserve.cli.streams import give_up, say
 
@@ -38,7 +38,8 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
     Stays attached: Ctrl-C (or SIGTERM, or SIGHUP) lets running requests finish and stops everything, a second one does
     not wait for them. The exit code is 0 when it was stopped in good order after it had served.
     """
-    config = load_config(ctx).config
+    loaded = load_config(ctx, allow_contradictions=not dry_run)  # they do not matter for what runs already
+    config = loaded.config
     serve = backend(ctx)
     if dry_run:
         _print_jobs(serve, config, as_json=as_json)
@@ -54,7 +55,15 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
     from hpcserve.cli.session import Session
 
     async def run() -> int:
-        session = Session(serve=serve, config=config, attached=not detach, timeout_s=timeout_s, announce=announce)
+        session = Session(
+            serve=serve,
+            config=config,
+            attached=not detach,
+            timeout_s=timeout_s,
+            announce=announce,
+            given=given_keys(ctx, loaded),
+            wrong=loaded.contradictions,
+        )
         return await session.run()
 
     with leading(config) as lead:

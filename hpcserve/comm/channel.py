@@ -183,11 +183,11 @@ class Listener:
         self._channels: set[Channel] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def start(self, host: str) -> str:
-        """Listen on a free port of `host` and return the address, tls://host:port. Raises `OSError`."""
+    async def start(self, host: str, port: int = 0) -> str:
+        """Listen on `host`, by itself on a free port, and return the address, tls://host:port. Raises `OSError`."""
         loop = asyncio.get_running_loop()
         context = self._identity.server_context()
-        self._server = await loop.create_server(lambda: Wire(self._accept), host, 0, ssl=context)
+        self._server = await loop.create_server(lambda: Wire(self._accept), host, port, ssl=context)
         bound, port = self._server.sockets[0].getsockname()[:2]
         return f"tls://[{bound}]:{port}" if ":" in bound else f"tls://{bound}:{port}"
 

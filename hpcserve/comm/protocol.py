@@ -1,8 +1,8 @@
 """What hpcserve processes say to each other: all conversations, on one page.
 
 agent and head      Dask's worker stream: `ANNOUNCE` up, `COMMAND` down.
-frontend and head   a channel: "register", "assign", "prefilled", "release", "report" up; "status" down. Where there are
-                    several frontends: "begin", "end", "tokens" (limits of keys), "samples", "others" (metrics) up.
+frontend and head   a channel: "register", "held", "assign", "prefilled", "release", "report" up; "status", "retire"
+                    down. With several frontends "begin", "end", "tokens" (limits of keys), "samples", "others" up, too.
 frontend and agent  a channel: "generate", "abort" up; "outputs" down.
 CLI and head        the same channel as a frontend's: "subscribe" and "stop" up; "status" down.
 batch and agent     Dask tasks (`agent/unit_tasks.py`), which the head places by their annotation: `UnitDemand`.
@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from hpcserve.types import BlockHash, KvEventBatch, LoadReport, Role, WorkerId, WorkerInfo
+from hpcserve.types import Assignment, BlockHash, KvEventBatch, LoadReport, Role, WorkerId, WorkerInfo
 
 ANNOUNCE = "hpcserve_announce"
 COMMAND = "hpcserve_command"
@@ -47,6 +47,15 @@ class FrontendInfo(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str | None  # base URL, ends in /v1; None: no TCP
     unix_socket: str | None = None  # path
     index: int = 0  # of the processes that `frontend.processes` wants
+    host: str = ""  # that it runs on
+
+
+class Held(msgspec.Struct, kw_only=True):
+    """What a frontend tells a new head of a request that runs where an earlier head assigned it."""
+
+    assignment: Assignment
+    num_tokens: int  # of its prompt
+    is_prefilled: bool = False
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hpcserve.comm.protocol import Held
 from hpcserve.errors import HpcserveError, Overloaded, RateLimited, Unavailable
 from hpcserve.router.router import Router
 from hpcserve.types import Assignment, RequestId, RouteRequest
@@ -71,6 +72,10 @@ class Assigner:
         self._calls[route.request_id] = _Call(answer, was_under_way=bool(route.exclude))
         self.reconsider()
         return answer
+
+    def restore(self, held: Held) -> None:
+        """Book a request that runs where an earlier head assigned it; it is held until `release`."""
+        self._router.restore(held.assignment, held.num_tokens, is_prefilled=held.is_prefilled)
 
     def prefilled(self, request_id: RequestId) -> None:
         """The prompt of a request is computed."""

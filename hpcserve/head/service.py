@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from hpcserve.comm.channel import Channel, Listener
-from hpcserve.comm.protocol import FrontendInfo, StopRequest
+from hpcserve.comm.protocol import FrontendInfo, Held, StopRequest
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest
 from hpcserve.head.assigner import Assigner
@@ -32,6 +32,7 @@ _decode_begin = msgspec.msgpack.Decoder(tuple[str, Limits]).decode
 _decode_tokens = msgspec.msgpack.Decoder(tuple[str, int]).decode
 _decode_samples = msgspec.msgpack.Decoder(Samples).decode
 _decode_traffic = msgspec.msgpack.Decoder(Traffic).decode
+_decode_held = msgspec.msgpack.Decoder(list[Held]).decode
 _decode_id = msgspec.msgpack.Decoder(RequestId).decode
 
 
@@ -47,27 +48,32 @@ class HeadService:
         make_status: Callable[[], Status],
         on_frontend: Callable[[FrontendInfo, bool], None],
         on_stop: Callable[[StopRequest], None],
+        is_ours: Callable[[FrontendInfo], bool] = lambda _: True,
     ) -> None:
         """`max_wait_s` is what the router lets requests wait for.
 
-        `on_frontend` is called with what a frontend says of itself, and whether it comes or goes.
+        `on_frontend` is called with what a frontend says of itself, and whether it comes or goes. One that is not ours
+        is told to end.
         """
         self.assigner = Assigner(router, max_wait_s, on_placed=self._tell_of_workers, on_tick=self.notify)
         self.make_status = make_status
         self.on_frontend = on_frontend
         self.on_stop = on_stop
+        self.is_ours = is_ours
         self.peers: set[_Peer] = set()
         self.traffic = TrafficSum()
         self.metrics = MetricsSum()
         self.limits = LimitBook()
+        self.gathered = asyncio.Event()  # cleared, frontends are not let in yet: what they know is of more use to them
+        self.gathered.set()
         self._listener = Listener(self._open, identity)
         self._changed = asyncio.Event()
         self._telling_loads: asyncio.TimerHandle | None = None
         self._told: set[WorkerId] = set()  # whose addresses everybody knows
 
-    async def start(self, host: str) -> str:
-        """Listen and return the address."""
-        return await self._listener.start(host)
+    async def start(self, host: str, port: int = 0) -> str:
+        """Listen, by itself on a free port, and return the address."""
+        return await self._listener.start(host, port)
 
     async def close(self) -> None:
         """End every connection."""
@@ -147,6 +153,8 @@ class _Peer:
             request_id = _decode_id(body)
             self._held.discard(request_id)
             self._service.assigner.release(request_id)
+        elif op == "held":
+            self._hold(_decode_held(body))
         elif op == "end":
             self._service.limits.end(self, _decode_name(body))
         elif op == "tokens":
@@ -170,6 +178,12 @@ class _Peer:
             self._service.metrics.leave(self._frontend.pid)
             self._service.on_frontend(self._frontend, False)
 
+    def _hold(self, held: list[Held]) -> None:
+        """Book what an earlier head had assigned."""
+        for each in held:
+            self._held.add(each.assignment.request_id)
+            self._service.assigner.restore(each)
+
     def _assign(self, route: RouteRequest) -> Awaitable[Assignment]:
         answer = self._service.assigner.assign(route)
         self._held.add(route.request_id)
@@ -178,8 +192,8 @@ class _Peer:
     async def _answer(self, op: str, body: msgspec.Raw) -> object:
         match op:
             case "register":
-                self._frontend = msgspec.msgpack.decode(body, type=FrontendInfo)
-                self._service.on_frontend(self._frontend, True)
+                await self._service.gathered.wait()
+                self._register(msgspec.msgpack.decode(body, type=FrontendInfo))
                 return self._subscribe()
             case "begin":
                 self._service.limits.begin(self, *_decode_begin(body))
@@ -192,6 +206,14 @@ class _Peer:
                 self._service.on_stop(msgspec.msgpack.decode(body, type=StopRequest))
                 return self._service.make_status()
         raise BadRequest(f"the head answers no call {op!r}")
+
+    def _register(self, info: FrontendInfo) -> None:
+        if self._service.is_ours(info):
+            self._frontend = info
+            self._service.on_frontend(info, True)
+        else:
+            log.warning("frontend %d of %s is not ours: telling it to end", info.pid, info.host)
+            self.channel.send("retire", None)
 
     def _subscribe(self) -> Status:
         self._service.peers.add(self)

@@ -177,6 +177,18 @@ class Router:
         self._tick(now)
         return self._place(self._placement.choose_now(request, now), now)
 
+    def restore(self, placed: Assignment, num_tokens: int, *, is_prefilled: bool) -> None:
+        """Book what an earlier router assigned, and what still runs there. Not on workers that are not known."""
+        if self._fleet.get(placed.decode) is None:
+            return
+        uncached = 0 if is_prefilled else num_tokens - placed.cached_tokens
+        if placed.prefill is not None and self._fleet.get(placed.prefill) is not None and uncached:
+            self._book.book(placed.prefill, placed.request_id, prefill_tokens=uncached, blocks=0)
+            uncached = 0
+        blocks = num_tokens // self._block_size
+        self._book.book(placed.decode, placed.request_id, prefill_tokens=uncached, blocks=blocks)
+        self._placed[placed.request_id] = placed
+
     def prefill_done(self, request_id: RequestId) -> None:
         """The prompt is computed: it queues nowhere any more, and a separate prefill worker is free of the request."""
         placed = self._placed.get(request_id)

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ from hpcserve.usage import UsageFile
 log = logging.getLogger("hpcserve.frontend")
 
 _HEAD_TIMEOUT_S = 10.0
+_LOOK_S = 1.0  # at whether there is a head
 
 
 async def run_frontend(config: Config, state: StateDir, index: int = 0, port: int | None = None) -> None:
@@ -52,7 +54,12 @@ async def run_frontend(config: Config, state: StateDir, index: int = 0, port: in
     async with AsyncExitStack() as stack:
         agents = AgentPool(Identity(state.tls_cert, state.tls_key))
         stack.push_async_callback(agents.close)
-        head = HeadLink(state)
+        head = HeadLink(
+            state,
+            patience_s=config.frontend.head_timeout_s,
+            most_waiting=config.router.queue.max_requests,
+        )
+        head.on_retire = stopping.set
         counts = DispatchCounts()
         tracer = _tracer(config)
         if tracer is not None:
@@ -77,7 +84,16 @@ async def run_frontend(config: Config, state: StateDir, index: int = 0, port: in
         await head.introduce(me)
         collect_rarely()
         log.info("listening on %s", " and ".join(filter(None, (me.endpoint, me.unix_socket))))
-        await stopping.wait()
+        await _until_told_or_orphaned(stopping, head, config.cluster.orphan_timeout_s)
+
+
+async def _until_told_or_orphaned(stopping: asyncio.Event, head: HeadLink, orphan_timeout_s: float) -> None:
+    while not stopping.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), _LOOK_S)
+        if head.lost_for_s > orphan_timeout_s:
+            log.error("no head for %g s: ending", orphan_timeout_s)
+            return
 
 
 async def _listen(config: Config, app: web.Application, index: int, port: int | None) -> Site:
@@ -100,7 +116,7 @@ def _info(config: Config, site: Site, index: int) -> FrontendInfo:
     if site.host is not None and site.port is not None:
         endpoint = endpoint_url(site.host, site.port, has_tls=frontend.tls_cert is not None)
     path = str(frontend.unix_socket) if frontend.unix_socket and index == 0 else None
-    return FrontendInfo(pid=os.getpid(), endpoint=endpoint, unix_socket=path, index=index)
+    return FrontendInfo(pid=os.getpid(), endpoint=endpoint, unix_socket=path, index=index, host=socket.gethostname())
 
 
 def _tracer(config: Config) -> Tracer | None:

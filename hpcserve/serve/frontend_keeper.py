@@ -1,18 +1,19 @@
-"""Keeps the frontend processes of a deployment running, as children of the head."""
+"""Keeps the frontend processes of a deployment running: those that it starts, and those that an earlier head left."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 
 from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.config.models import FrontendConfig
 from hpcserve.errors import StartError
 from hpcserve.observability.log_files import tail
-from hpcserve.records import Proc
+from hpcserve.records import FrontendRecord, Proc
 from hpcserve.serve.listening import reserve_port
 from hpcserve.serve.processes import end_process, open_log
 from hpcserve.state import StateDir
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 _STEADY_S = 30.0
 _MAX_FAILURES = 3  # in a row, each within _STEADY_S of its start
 _STOP_GRACE_S = 10.0
+_LOOK_S = 0.25  # at processes that are no children of ours
+_CONNECT_S = 40.0  # a frontend that lives and does not come for so long is taken for frozen
 
 
 class FrontendKeeper:
@@ -30,13 +33,26 @@ class FrontendKeeper:
     def __init__(self, state: StateDir, frontend: FrontendConfig) -> None:
         self._state = state
         self._frontend = frontend
-        self._procs: dict[int, Proc] = {}  # by index
+        self._records: dict[int, FrontendRecord] = {}  # by index
         self._infos: dict[int, FrontendInfo] = {}  # by index; connected ones
 
     @property
     def infos(self) -> list[FrontendInfo]:
         """Return the frontends that are connected, in order."""
         return [info for _, info in sorted(self._infos.items())]
+
+    def adopt(self, records: list[FrontendRecord]) -> None:
+        """Take over the frontends of an earlier head that still run on this host. Before `run`."""
+        self._records = {
+            each.index: each for each in records if each.proc.is_alive and each.index < self._frontend.processes
+        }
+        for record in self._records.values():
+            log.info("%s goes on as pid %d", _name(record.index), record.proc.pid)
+
+    def takes(self, info: FrontendInfo) -> bool:
+        """Return whether a frontend that comes is ours: not one on a host that an earlier head had."""
+        record = self._records.get(info.index)
+        return record is not None and record.proc.pid == info.pid and info.host in ("", socket.gethostname())
 
     def take(self, info: FrontendInfo, is_there: bool) -> None:
         """Note that a frontend has connected, or has gone."""
@@ -47,7 +63,8 @@ class FrontendKeeper:
 
     async def run(self) -> None:
         """Keep them running until cancelled. Raises `StartError` if one dies again and again, or there is no port."""
-        port = reserve_port(self._frontend)
+        adopted = next((each.port for each in self._records.values()), None)
+        port = reserve_port(self._frontend, adopted)
         with closing(port) if port is not None else nullcontext():
             number = None if port is None else int(port.getsockname()[1])
             loops = [asyncio.create_task(self._keep(index, number)) for index in range(self._frontend.processes)]
@@ -60,10 +77,12 @@ class FrontendKeeper:
 
     async def stop(self) -> None:
         """End them: they stop listening, let their requests end, and are killed if they do not end."""
-        await asyncio.gather(*(end_process(proc, grace_s=_STOP_GRACE_S) for proc in self._procs.values()))
-        self._procs.clear()
+        await asyncio.gather(*(end_process(each.proc, grace_s=_STOP_GRACE_S) for each in self._records.values()))
+        self._records.clear()
 
     async def _keep(self, index: int, port: int | None) -> None:
+        if (record := self._records.get(index)) is not None:
+            await self._follow(record)
         num_failures = 0
         while num_failures < _MAX_FAILURES:
             started = time.monotonic()
@@ -73,6 +92,17 @@ class FrontendKeeper:
             log.error("%s ended with exit code %d", _name(index), exit_code)
         lines = "\n".join(tail(self._state.logs / f"{_name(index)}.log", 5))
         raise StartError(f"the frontend cannot be started; last lines of its log:\n{lines}")
+
+    async def _follow(self, record: FrontendRecord) -> None:
+        """Return when an adopted frontend is gone; one that never comes is ended."""
+        proc, adopted_at, has_come = record.proc, time.monotonic(), False
+        while proc.is_alive:
+            has_come = has_come or record.index in self._infos
+            if not has_come and time.monotonic() - adopted_at > _CONNECT_S:
+                log.error("%s (pid %d) does not come back", _name(record.index), proc.pid)
+                await end_process(proc, grace_s=_STOP_GRACE_S)
+            await asyncio.sleep(_LOOK_S)
+        log.error("%s (pid %d) ended", _name(record.index), proc.pid)
 
     async def _run_once(self, index: int, port: int | None) -> int:
         command = ["-m", "hpcserve.serve.frontend", "--state-dir", str(self._state.path), "--index", str(index)]
@@ -87,8 +117,9 @@ class FrontendKeeper:
                 stderr=file,
                 start_new_session=True,
             )
-        self._procs[index] = Proc.of(child.pid)
-        self._state.write_frontends(list(self._procs.values()))
+        with suppress(ProcessLookupError):  # it has ended already
+            self._records[index] = FrontendRecord(proc=Proc.of(child.pid), index=index, port=port)
+            self._state.write_frontends(list(self._records.values()))
         return await child.wait()
 
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,12 @@ from hpcserve.observability.history import keep
 from hpcserve.observability.logging import configure_logging
 from hpcserve.records import HeadRecord, Proc
 from hpcserve.serve.dask_config import DASK_CONFIG
+from hpcserve.serve.gathering import Gathering, adopt_jobs
 from hpcserve.serve.head_parts import build_parts
 from hpcserve.serve.head_status import Moment, describe, is_usable
-from hpcserve.serve.listening import address_warnings, plain_http_warnings
+from hpcserve.serve.listening import address_warnings, plain_http_warnings, ports_of
 from hpcserve.state import StateDir
-from hpcserve.types import Phase, Status
+from hpcserve.types import Phase, Status, WorkerId
 
 log = logging.getLogger("hpcserve.head")
 
@@ -51,14 +53,18 @@ class HeadProcess:
         self._stopping = asyncio.Event()
         self._is_forced = asyncio.Event()
         self._parts = build_parts(config, state, self)
+        self._gathering = Gathering(self._parts.roster)
 
     async def run(self) -> None:
         """Serve until stopped. Raises `HpcserveError` if the deployment cannot work; then nothing is left, either."""
         async with AsyncExitStack() as stack:
+            before = self._state.retire_head()
             stack.callback(self._state.clear_head)
-            scheduler = await stack.enter_async_context(self._make_scheduler())
+            returning = await self._adopt()
+            scheduler_port, own_port = ports_of(before, self._host)
+            scheduler = await stack.enter_async_context(self._make_scheduler(scheduler_port))
             stack.push_async_callback(self._parts.service.close)
-            address = await self._parts.service.start(self._host)
+            address = await self._parts.service.start(self._host, own_port)
             scheduler.add_plugin(self._parts.plugin)
             await self._parts.plugin.start(scheduler)
             if self._config.dashboard.enabled:
@@ -72,7 +78,7 @@ class HeadProcess:
                 )
             )
             collect_rarely()
-            await self._serve()
+            await self._serve(returning)
 
     def request_stop(self, request: StopRequest) -> None:
         """End `run` soon; a second request forces."""
@@ -84,8 +90,9 @@ class HeadProcess:
         """Return what the deployment looks like now."""
         return describe(self._config, self._parts, self._moment)
 
-    async def _serve(self) -> None:
+    async def _serve(self, returning: list[WorkerId]) -> None:
         loops = {
+            asyncio.create_task(self._gather(returning), name="gather"),
             asyncio.create_task(self._until_stopped(), name="wait for stop"),
             asyncio.create_task(self._parts.service.publish_loop(), name="publish"),
             asyncio.create_task(self._parts.reconciler.run(), name="reconcile"),
@@ -112,6 +119,19 @@ class HeadProcess:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await self._take_down()
+
+    async def _adopt(self) -> list[WorkerId]:
+        """Take over what a head has left that died. Return the workers that are about to join."""
+        returning = await adopt_jobs(self._parts.cluster, self._parts.reconciler, self._state.read_jobs())
+        self._parts.frontends.adopt(self._state.read_frontends())
+        return returning
+
+    async def _gather(self, returning: list[WorkerId]) -> None:
+        if returning:
+            self._parts.service.gathered.clear()
+            await self._gathering.wait(returning)
+            self._parts.service.gathered.set()
+        await asyncio.Event().wait()
 
     async def _until_stopped(self) -> None:
         """Wait for a request. In an allocation the end of rank 0, which started this, is one: nobody comes after it."""
@@ -150,7 +170,7 @@ class HeadProcess:
     def _has_requests(self) -> bool:
         return self._parts.router.stats().active_requests + self._parts.router.num_waiting > 0
 
-    def _make_scheduler(self) -> Any:
+    def _make_scheduler(self, port: int) -> Any:
         import dask
         from distributed import Scheduler
 
@@ -160,7 +180,7 @@ class HeadProcess:
         return Scheduler(
             protocol="tls",
             host=self._host,
-            port=0,
+            port=port,
             security=security(self._state.tls_cert, self._state.tls_key),
             dashboard=self._config.dashboard.enabled,
             dashboard_address=f"{LOOPBACK}:{self._config.dashboard.port}",
@@ -173,6 +193,7 @@ class HeadProcess:
 
     def on_change(self) -> None:
         """Something has changed that the status tells."""
+        self._gathering.note()
         if self._moment.phase in (Phase.STARTING, Phase.SERVING):
             self._moment.phase = Phase.SERVING if is_usable(self._config, self._parts) else Phase.STARTING
         self._parts.service.notify()
@@ -191,7 +212,6 @@ def main(argv: list[str] | None = None) -> int:
     configure_logging(config.log_level, config.log_format)
     return_large_blocks()
     import dask_jobqueue  # noqa: F401  imported here, on the main thread, before signal handlers are set
-    import uvloop
 
     async def live() -> None:
         head = HeadProcess(config, state)
@@ -201,7 +221,17 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         with state.locked():
-            uvloop.run(live())
+            return _run(live(), state)
+    except HpcserveError as err:  # there is another head: it is none of ours what happens
+        log.error("%s", err.message)
+        return err.exit_code
+
+
+def _run(life: Coroutine[Any, Any, None], state: StateDir) -> int:
+    import uvloop
+
+    try:
+        uvloop.run(life)
     except HpcserveError as err:
         log.error("%s", err.message)
         state.write_failure(err.message)

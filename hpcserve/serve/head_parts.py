@@ -74,6 +74,7 @@ def build_parts(config: Config, state: StateDir, life: HeadLife) -> HeadParts:
     router = Router(config.router, config.engine.block_size, backfill)
     roster = Roster(router, life.on_change, on_load=life.on_load)
     cluster = make_cluster(config, state.path)
+    frontends = FrontendKeeper(state, config.frontend)
     plugin = RoutingPlugin(roster, UnitPlacer(router, roster, config.engine.block_size))
     return HeadParts(
         router=router,
@@ -86,6 +87,7 @@ def build_parts(config: Config, state: StateDir, life: HeadLife) -> HeadParts:
             make_status=life.status,
             on_frontend=life.on_frontend,
             on_stop=life.request_stop,
+            is_ours=frontends.takes,
         ),
         cluster=cluster,
         reconciler=Reconciler(
@@ -98,7 +100,7 @@ def build_parts(config: Config, state: StateDir, life: HeadLife) -> HeadParts:
             tail=lambda worker: "\n".join(tail(state.logs / f"{worker}.log", _LOG_LINES)),
             tell=plugin.command,
         ),
-        frontends=FrontendKeeper(state, config.frontend),
+        frontends=frontends,
         batches=BatchKeeper(config, state),
         history=History(dashboard.NUM_POINTS),
     )

@@ -46,6 +46,8 @@ def describe(config: Config, parts: HeadParts, moment: Moment) -> Status:
         num_waiting=parts.router.num_waiting,
         num_backfilling=parts.router.num_backfilling,
         traffic=parts.service.traffic.total(),
+        ends=parts.reconciler.ends,
+        excluded_nodes=parts.reconciler.excluded_nodes,
         warnings=(*moment.warnings, *_warnings(parts)),
         detail=moment.detail,
     )
@@ -59,7 +61,8 @@ def is_usable(config: Config, parts: HeadParts) -> bool:
 
 
 def _warnings(parts: HeadParts) -> list[str]:
-    return [
+    excluded = [f"no more workers on {node}: {why}" for node, why in parts.reconciler.excluded_nodes.items()]
+    return excluded + [
         f"{info.worker}: {warning}"
         for info in parts.roster.workers()
         if info.engine is not None and not info.state.is_final

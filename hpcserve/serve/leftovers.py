@@ -9,7 +9,7 @@ from hpcserve.cluster import JobState, make_cluster
 from hpcserve.comm.channel import connect
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import ConnectionLost
-from hpcserve.records import HeadRecord, JobRecord, Proc
+from hpcserve.records import FrontendRecord, HeadRecord, JobRecord, Proc
 from hpcserve.state import StateDir
 
 _REACH_TIMEOUT_S = 3.0
@@ -20,7 +20,7 @@ class Leftovers:
     """Processes and jobs of a deployment that are still there."""
 
     head_is_alive: bool
-    frontends: list[Proc]
+    frontends: list[FrontendRecord]
     jobs: list[JobRecord]
 
     @property
@@ -28,7 +28,7 @@ class Leftovers:
         """Name what is left besides the head, for a message; empty if nothing."""
         parts = [f"{len(self.jobs)} worker{'s' * (len(self.jobs) != 1)}"] if self.jobs else []
         if self.frontends:
-            pids = ", ".join(str(each.pid) for each in self.frontends)
+            pids = ", ".join(str(each.proc.pid) for each in self.frontends)
             several = len(self.frontends) > 1
             parts.append(f"{len(self.frontends)} frontends (pids {pids})" if several else f"the frontend (pid {pids})")
         is_plural = len(self.frontends) + len(self.jobs) > 1
@@ -39,10 +39,9 @@ def find_leftovers(state: StateDir) -> Leftovers:
     """Look. Raises `ClusterError` if Slurm has to be asked and does not answer."""
     if not state.exists():
         return Leftovers(head_is_alive=False, frontends=[], jobs=[])
-    head = state.read_head() or state.read_spawned()
     return Leftovers(
-        head_is_alive=is_alive(state, head),
-        frontends=[each for each in state.read_frontends() if each.is_alive],
+        head_is_alive=is_alive(state, state.read_head()) or is_alive(state, state.read_spawned()),
+        frontends=[each for each in state.read_frontends() if each.proc.is_alive],
         jobs=asyncio.run(live_jobs(state)),
     )
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.errors import ConfigError, DeploymentError, StartError
 from hpcserve.frontend.auth import is_loopback
 from hpcserve.frontend.certificate import server_tls
 from hpcserve.frontend.unix_socket import check_unix_socket
+from hpcserve.records import HeadRecord
 
 log = logging.getLogger(__name__)
 
@@ -37,24 +40,47 @@ def check_listening(frontend: FrontendConfig) -> None:
         )
 
 
-def reserve_port(frontend: FrontendConfig) -> socket.socket | None:
+def reserve_port(frontend: FrontendConfig, adopted: int | None = None) -> socket.socket | None:
     """Return a socket that holds the port which several processes are about to share; None where one listens alone.
 
-    It takes no connections itself. Held for as long as the deployment lives, so that a process that is started anew
-    finds the port free. Raises `StartError`.
+    It takes no connections itself. Held for as long as the head lives, so that a process that is started anew finds
+    the port free. `adopted` is the one that processes of an earlier head share already. Raises `StartError`.
     """
     if frontend.processes == 1:
         return None
+    port = frontend.port if adopted is None else adopted
     holder = socket.socket(socket.AF_INET6 if ":" in frontend.host else socket.AF_INET)
     try:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        holder.bind((frontend.host, frontend.port))
+        holder.bind((frontend.host, port))
     except OSError as err:
         holder.close()
-        message = f"cannot share {frontend.host}:{frontend.port}: {err.strerror or err}; choose another with --port"
+        message = f"cannot share {frontend.host}:{port}: {err.strerror or err}; choose another with --port"
         raise StartError(message, param="frontend.port") from err
     return holder
+
+
+def ports_of(before: HeadRecord | None, host: str) -> tuple[int, int]:
+    """Return the ports of an earlier head's scheduler and channel on this host, where they are free; 0: any.
+
+    Who still has the old record, as file systems may for a minute, finds the successor there.
+    """
+    if before is None or not before.proc.is_local:
+        return 0, 0
+    return _free_port_of(before.scheduler, host), _free_port_of(before.address, host)
+
+
+def _free_port_of(address: str, host: str) -> int:
+    url = urlsplit(address)
+    if url.hostname != host or not url.port:
+        return 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            probe.bind((host, url.port))
+            return url.port
+    return 0
 
 
 def endpoint_url(host: str, port: int, *, has_tls: bool) -> str:

@@ -6,37 +6,62 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Collection, Sequence
 
 from hpcserve.cluster import Cluster, WorkerSpec, make_cluster, resolve_kind
 from hpcserve.comm.tls import create_identity
 from hpcserve.config.models import Config
-from hpcserve.errors import ConfigError, DeploymentError
+from hpcserve.errors import ConfigError
 from hpcserve.observability.tracing import check_tracing
 from hpcserve.records import Proc
 from hpcserve.serve.leftovers import find_leftovers
 from hpcserve.serve.listening import check_listening, resolved
 from hpcserve.serve.processes import open_log
+from hpcserve.serve.succession import Start, decide, refuse_other_settings
 from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
 
 
-def start(config: Config) -> StateDir:
+def start(
+    config: Config,
+    *,
+    given: Collection[str] | None = None,
+    wrong: Sequence[str] = (),
+    on_adopting: Callable[[str], None] = lambda _: None,
+) -> StateDir:
     """Check everything, record the deployment and spawn its head, which goes on by itself.
+
+    Where a head of that name has died, its successor takes over what is left, as it is; `on_adopting` is told what that
+    is. Then `given`, the keys that somebody set, have to agree with what runs (see `refuse_other_settings`). `wrong`
+    says why `config` cannot be brought up anew.
 
     Raises `ConfigError`, `ClusterError` or `DeploymentError` before anything is started.
     """
-    config = _resolved(config)
     state = StateDir.of(config.name)
-    _refuse_running(state)
+    with state.starting():
+        left = find_leftovers(state)
+        if decide(left, state) is Start.ADOPTING:
+            refuse_other_settings(state.read_config(), _with_whole_paths(config), given)
+            on_adopting(left.description)
+            state.write_failure("")
+            state.retire_head()
+        else:
+            if wrong:
+                raise ConfigError("\n".join(wrong))
+            config = _resolved(config)
+            _check(config, state)
+            _prepare(state, config)
+        _spawn_head(state)
+    return state
+
+
+def _check(config: Config, state: StateDir) -> None:
     check_model(config)
     check_tracing(config.tracing.endpoint)
     check_listening(config.frontend)
     num_workers = sum(config.pools.sizes.values())
     num_nodes = num_workers if config.cluster.slurm.exclusive else None
     asyncio.run(_cluster(config, state).check(num_workers, num_nodes=num_nodes))
-    _prepare(state, config)
-    _spawn_head(state)
-    return state
 
 
 def render_jobs(config: Config) -> list[tuple[str, str]]:
@@ -59,33 +84,19 @@ def _resolved(config: Config) -> Config:
             "take --cluster mpi, or kv.transport: nixl",
             param="kv.transport",
         )
-    path = config.model.path.expanduser().resolve() if config.model.path else None
-    return config.model_copy(
-        update={
-            "cluster": config.cluster.model_copy(update={"kind": kind}),
-            "model": config.model.model_copy(update={"path": path}),
-            "frontend": resolved(config.frontend),
-        }
+    return _with_whole_paths(config).model_copy(
+        update={"cluster": config.cluster.model_copy(update={"kind": kind})},
     )
+
+
+def _with_whole_paths(config: Config) -> Config:
+    path = config.model.path.expanduser().resolve() if config.model.path else None
+    model = config.model.model_copy(update={"path": path})
+    return config.model_copy(update={"model": model, "frontend": resolved(config.frontend)})
 
 
 def _cluster(config: Config, state: StateDir) -> Cluster:
     return make_cluster(config, state.path)
-
-
-def _refuse_running(state: StateDir) -> None:
-    leftovers = find_leftovers(state)
-    if leftovers.head_is_alive:
-        raise DeploymentError(
-            f"deployment {state.name!r} is already running; "
-            f"use it (hpcserve status --name {state.name}), end it (hpcserve down --name {state.name}), "
-            "or choose another --name"
-        )
-    if leftovers.description:
-        raise DeploymentError(
-            f"deployment {state.name!r} was not ended in good order: {leftovers.description} still there; "
-            f"run hpcserve down --name {state.name} first"
-        )
 
 
 def check_model(config: Config) -> None:

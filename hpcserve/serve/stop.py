@@ -48,7 +48,7 @@ async def stop(state: StateDir, *, force: bool) -> AsyncIterator[Status]:
 async def _refuse_idle(state: StateDir) -> None:
     if not state.exists():
         raise DeploymentError(f"no deployment called {state.name!r}: nothing in {state.path}")
-    processes = (state.read_spawned(), *state.read_frontends())
+    processes = (state.read_spawned(), *(each.proc for each in state.read_frontends()))
     if state.read_head() or any(proc and proc.is_alive for proc in processes) or await live_jobs(state):
         return
     raise DeploymentError(f"deployment {state.name!r} is not running")
@@ -70,7 +70,7 @@ async def _clean_up(state: StateDir) -> None:
     """End what a dead head left behind."""
     head = state.read_head()
     processes: list[Proc | None] = [head.proc if head else None, state.read_spawned()]
-    processes += state.read_frontends()
+    processes += [each.proc for each in state.read_frontends()]
     if head is not None and not head.proc.is_local and await asyncio.to_thread(is_alive, state, head):
         raise DeploymentError(f"the head of {state.name!r} still runs on {head.proc.host} and does not end")
     for proc in processes:

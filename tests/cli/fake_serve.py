@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from hpcserve.config import Config
-from hpcserve.errors import DeploymentError, HpcserveError
+from hpcserve.errors import ConfigError, DeploymentError, HpcserveError
 from hpcserve.records import JobRecord
 from hpcserve.state import StateDir
 from hpcserve.types import LoadReport, Phase, Role, Status, WorkerId, WorkerInfo, WorkerState
@@ -25,13 +25,25 @@ class FakeServe:
     watches: list[Sequence[Step]]
     stops: list[Sequence[Step]] = field(default_factory=lambda: [()])
     refuses: HpcserveError | None = None
+    left: str = ""  # by a head that has died
     calls: list[str] = field(default_factory=list)
     last: Status | None = None
 
-    def start(self, config: Config) -> StateDir:
+    def start(
+        self,
+        config: Config,
+        *,
+        given: Collection[str] | None = None,
+        wrong: Sequence[str] = (),
+        on_adopting: Callable[[str], None] = lambda _: None,
+    ) -> StateDir:
         self._called("start")
         if self.refuses is not None:
             raise self.refuses
+        if wrong:
+            raise ConfigError("\n".join(wrong))
+        if self.left:
+            on_adopting(self.left)
         state = StateDir.of(config.name)
         state.create()
         state.write_config(config)
