@@ -6,9 +6,13 @@ from hpcserve.types import Phase, Status, WorkerInfo, WorkerState
 
 
 def worker_state(worker: WorkerInfo) -> str:
-    """Return the state with its reason, such as `pending (Resources)` or `READY`."""
+    """Return the state with its reason, such as `pending (Resources)`, `READY` or `stopped (told: renewed)`."""
     word = "READY" if worker.state is WorkerState.READY else str(worker.state)
-    return f"{word} ({worker.detail})" if worker.detail else word
+    if worker.is_silent:
+        word = f"{word}, silent"
+    cause = None if worker.cause is None else worker.cause.replace("_", " ")
+    why = ": ".join(words for words in (cause, worker.detail) if words)
+    return f"{word} ({why})" if why else word
 
 
 def num_ready(status: Status) -> int:

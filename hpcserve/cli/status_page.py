@@ -52,6 +52,8 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("socket", status.unix_socket or ""),
         ("frontends", _pids(status.frontend_pids) if len(status.frontend_pids) > 1 else ""),
         ("dashboard", status.dashboard or ""),
+        ("ended", ", ".join(f"{num} {cause.replace('_', ' ')}" for cause, num in status.ends.items())),
+        ("excluded", ", ".join(status.excluded_nodes)),
         ("head", head),
         ("up for", up),
     ]

@@ -31,6 +31,8 @@ def as_dict(state: StateDir, status: Status) -> dict[str, Any]:
         "started_at": status.started_at,
         "wanted": status.wanted,
         "workers": [_worker(worker, status) for worker in status.workers],
+        "ends": {str(cause): num for cause, num in status.ends.items()},
+        "excluded_nodes": status.excluded_nodes,
         "warnings": list(status.warnings),
         "detail": status.detail,
     }
@@ -48,6 +50,8 @@ def _worker(worker: WorkerInfo, status: Status) -> dict[str, Any]:
         "pid": worker.pid,
         "address": worker.address,
         "ends_at": worker.ends_at,
+        "cause": None if worker.cause is None else str(worker.cause),
+        "is_silent": worker.is_silent,
         "detail": worker.detail,
         "engine": _every_field(worker.engine),
         "load": _every_field(load),

@@ -44,6 +44,7 @@ class Worker(Reply, frozen=True):
     host: str | None
     detail: str | None  # why it is pending, or how it failed
     ends_at: float | None  # Unix time at which its job ends
+    cause: str | None  # of its end, once it is over
     load: WorkerLoad | None
 
 
@@ -79,6 +80,7 @@ class DeploymentStatus(Reply, frozen=True):
     started_at: float  # Unix time
     wanted: dict[str, int]  # workers by pool
     workers: list[Worker]
+    ends: dict[str, int]  # workers that ended, by cause
     history: Series
     dashboard: str | None
     warnings: list[str]
@@ -120,6 +122,7 @@ def _status(status: Status, points: Iterable[Point], *, may_chat: bool, is_opera
         started_at=status.started_at,
         wanted=status.wanted,
         workers=[_worker(each, status.load.get(each.worker), is_operator=is_operator) for each in status.workers],
+        ends={str(cause): number for cause, number in status.ends.items()},
         history=_series(list(points)),
         dashboard=status.dashboard if is_operator else None,
         warnings=list(status.warnings) if is_operator else [],
@@ -136,6 +139,7 @@ def _worker(info: WorkerInfo, load: LoadReport | None, *, is_operator: bool) -> 
         host=info.host if is_operator else None,
         detail=info.detail if is_operator else None,
         ends_at=info.ends_at,
+        cause=None if info.cause is None else str(info.cause),
         load=None if load is None else _load(load),
     )
 

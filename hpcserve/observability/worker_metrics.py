@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from hpcserve import __version__
-from hpcserve.types import LoadReport, Status
+from hpcserve.types import EndCause, LoadReport, Status
 
 _GAUGES: tuple[tuple[str, str, Callable[[LoadReport], float | None]], ...] = (
     ("num_requests_running", "Sequences that the engine computes.", lambda load: load.num_running),
@@ -56,6 +56,7 @@ def worker_families(status: Status) -> Iterator[Metric]:
     )
     yield from _states(status)
     yield from _engines(status)
+    yield from _ends(status)
     loads = {str(worker): load for worker, load in status.load.items()}
     yield from _loads(loads)
 
@@ -93,6 +94,16 @@ def _engines(status: Status) -> Iterator[Metric]:
             info.add_metric((worker.worker, worker.pool, *names), 1)
             blocks.add_metric((worker.worker,), engine.num_kv_blocks)
     yield from (info, blocks, ends)
+
+
+def _ends(status: Status) -> Iterator[Metric]:
+    ends = CounterMetricFamily("hpcserve_worker_ends", "Workers that ended, by why.", labels=("cause",))
+    for cause in EndCause:  # all of them: a counter that appears with its first one cannot be seen to have risen
+        ends.add_metric((str(cause),), status.ends.get(cause, 0))
+    yield ends
+    yield GaugeMetricFamily(
+        "hpcserve_excluded_nodes", "Nodes that get no more workers.", value=len(status.excluded_nodes)
+    )
 
 
 def _loads(loads: dict[str, LoadReport]) -> Iterator[Metric]:

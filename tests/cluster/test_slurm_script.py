@@ -64,7 +64,7 @@ def test_everything_a_site_may_want_is_in_the_header() -> None:
         "-t 12:00:00",
         '--output="/shared/state of mine/100%%/logs/decode-3-a91f.log"',
         "--no-requeue",
-        "--signal=B:TERM@60",
+        "--signal=B:TERM@30",
         "--gres=gpu:1",
         "--qos=high",
         '--constraint="a100&ib"',
