@@ -21,6 +21,7 @@ import msgspec
 from hpcserve.agent.backfill import Backfill
 from hpcserve.agent.data_plane import DataPlane
 from hpcserve.agent.kv_log import KvLog
+from hpcserve.agent.kv_outbox import KvOutbox
 from hpcserve.agent.membership import Membership
 from hpcserve.agent.preflight import Exhibition, check_peers
 from hpcserve.agent.traced_engine import TracedEngine
@@ -37,7 +38,7 @@ from hpcserve.router.backfill import BackfillRule
 from hpcserve.state import StateDir
 from hpcserve.types import (
     EngineRequest,
-    KvEvent,
+    KvEventBatch,
     LoadReport,
     RequestId,
     Role,
@@ -74,6 +75,7 @@ class NodeAgent:
         self._config = config
         self._stopping = asyncio.Event()
         self._kv_log = KvLog(spec.worker)
+        self._kv_outbox = KvOutbox(self._kv_log, self._tell_cache, lambda: not self._engine.load().num_running)
         self._engine: AsyncEngine = make_engine(config, self._engine_context())
         self._tracer = open_tracer(
             config.tracing.endpoint, config.tracing.sample, namespace=config.name, instance=spec.worker
@@ -157,7 +159,7 @@ class NodeAgent:
 
     async def _load_and_warm(self) -> None:
         started = time.monotonic()
-        engine = await self._engine.start(self._on_kv_events)
+        engine = await self._engine.start(self._kv_outbox.put)
         self._backfill.open(engine)
         self._enter(WorkerState.WARMING, engine=engine)
         request = EngineRequest(
@@ -184,6 +186,7 @@ class NodeAgent:
 
     async def _end(self, state: WorkerState, detail: str) -> None:
         await self._data_plane.close()
+        self._kv_outbox.close()
         await self._engine.stop()
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
@@ -223,8 +226,8 @@ class NodeAgent:
             log.error("no head for %g s: stopping", bound)
             self.stop()
 
-    def _on_kv_events(self, events: list[KvEvent]) -> None:
-        self._membership.announce(Announcement(worker=self._spec.worker, kv=self._kv_log.append(events)))
+    def _tell_cache(self, batch: KvEventBatch) -> None:
+        self._membership.announce(Announcement(worker=self._spec.worker, kv=batch))
 
     def _on_command(self, command: Command) -> None:
         if command.op == "stop":
