@@ -83,6 +83,13 @@ class StateDir:
         """Whether a deployment was ever started here and not yet removed."""
         return (self.path / "config.json").is_file()
 
+    def began_at(self) -> float | None:
+        """Return when the deployment was started, by its first head: it wrote the configuration. Unix time."""
+        try:
+            return (self.path / "config.json").stat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def create(self) -> None:
         """Make the directory, private to this user. Raises `DeploymentError` if it cannot be, or is somebody else's."""
         self._make(self.path)
@@ -155,6 +162,21 @@ class StateDir:
     def write_spawned(self, proc: Proc) -> None:
         """Record the head's process."""
         self._write("spawned.json", proc)
+
+    def read_head_job(self) -> str | None:
+        """Return the Slurm job that the head was given, if it was given one."""
+        return self._read("head-job.json", str)
+
+    def write_head_job(self, job_id: str | None) -> None:
+        """Record the head's own Slurm job; None: it has none."""
+        if job_id is None:
+            (self.path / "head-job.json").unlink(missing_ok=True)
+        else:
+            self._write("head-job.json", job_id)
+
+    def clear_spawned(self) -> None:
+        """Record that no process was spawned as the head here."""
+        (self.path / "spawned.json").unlink(missing_ok=True)
 
     def read_frontends(self) -> list[FrontendRecord]:
         """Return the frontends, as far as they were started."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from hpcserve.cluster.protocol import Cluster, JobEnd, JobState, JobView
@@ -68,6 +68,10 @@ class Burial:
     def records(self) -> list[JobRecord]:
         """The jobs that have not ended yet."""
         return [ending.record for ending in self._endings.values()]
+
+    def recall(self, lives: Iterable[WorkerLife]) -> None:
+        """Count the ends that an earlier head of this deployment has seen."""
+        self.counts.update(life.cause for life in lives)
 
     def take(
         self,

@@ -72,6 +72,9 @@ class RoutingPlugin(SchedulerPlugin):  # type: ignore[misc]
                 log.warning("cache events of %s have a gap; asking for a snapshot", announcement.worker)
                 self.command(announcement.worker, Command(op="snapshot"))
             info = announcement.info
+            if self._roster.is_given_up(announcement):
+                log.warning("%s is back, but was given up: it has to end", announcement.worker)
+                self.command(announcement.worker, Command(op="stop"))
             if info is not None and info.state is WorkerState.READY and self._units is not None:
                 self._units.wake(self._scheduler)
         except Exception:

@@ -67,7 +67,7 @@ class Reconciler:
         self._tail = tail
         self._slots = [slot for pool, size in config.pools.sizes.items() for slot in fresh_slots(pool, (), size)]
         self._worked: set[str] = set()  # pools that had a READY worker
-        life_log = WorkerLog(state)
+        self._life_log = life_log = WorkerLog(state)
         self._burial = Burial(config, cluster, roster, life_log, clock=clock, wall=wall)
         self._launcher = Launcher(cluster, roster, self._burial.blame, wall=wall)
         self._is_stale = False  # whether the jobs on record are not those that there are
@@ -171,6 +171,8 @@ class Reconciler:
             for record in left:
                 self._send_away(record, "no place for it")
         self._worked |= {record.pool for record in adopted if record.ready_at is not None}
+        began = self._state.began_at()
+        self._burial.recall(life for life in self._life_log.read() if began is not None and life.submitted_at >= began)
         self._record()
 
     async def stop_all(self, *, force: bool) -> None:

@@ -18,6 +18,7 @@ from hpcserve.types import EndCause, KvEventBatch, LoadReport, WorkerId, WorkerI
 
 log = logging.getLogger(__name__)
 
+_FINAL = tuple(state for state in WorkerState if state.is_final)
 _NUM_REMEMBERED = 16  # ended workers that status still shows
 
 
@@ -129,6 +130,12 @@ class Roster:
         if announcement.kv is not None:
             return self._has_new_gap(announcement.kv) or has_returned
         return has_returned
+
+    def is_given_up(self, announcement: Announcement) -> bool:
+        """Return whether one that says it goes on was taken for dead: what it had was moved, and its slot is filled."""
+        known, info = self._infos.get(announcement.worker), announcement.info
+        goes_on = info is not None and info.state not in (WorkerState.DRAINING, *_FINAL)
+        return goes_on and known is not None and known.state is WorkerState.FAILED
 
     def update_job(self, worker: WorkerId, **changes: object) -> None:
         """Apply what Slurm says: `job_id`, `host`, `ends_at`, `state`, `detail`."""

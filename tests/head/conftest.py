@@ -18,14 +18,14 @@ from hpcserve.head.reconciler import Reconciler
 from hpcserve.head.roster import Roster
 from hpcserve.router.router import Router
 from hpcserve.state import StateDir
-from hpcserve.types import EngineInfo, WorkerId, WorkerInfo, WorkerState
+from hpcserve.types import EngineInfo, LoadReport, WorkerId, WorkerInfo, WorkerState
 
 
 @dataclass
 class FakeCluster:
     """Keeps jobs as a dictionary; nothing happens unless a test does it."""
 
-    kind: Literal["local", "slurm"] = "slurm"
+    kind: Literal["local", "slurm", "mpi"] = "slurm"
     specs: dict[str, WorkerSpec] = field(default_factory=dict)
     views: dict[str, JobView] = field(default_factory=dict)
     cancelled: list[tuple[str, bool]] = field(default_factory=list)
@@ -33,6 +33,8 @@ class FakeCluster:
     num_looks: int = 0
     num_estimates: int = 0
     starts_at: float | None = None  # what Slurm would say of a new job
+    unsaid: set[str] = field(default_factory=set)  # jobs of which it does not say yet how they ended
+    refuses_exclusions: bool = False
     stubborn: bool = False  # jobs ignore a cancel without force
 
     async def check(self, num_workers: int, *, num_nodes: int | None = None) -> None: ...
@@ -43,6 +45,8 @@ class FakeCluster:
     async def launch(self, spec: WorkerSpec) -> str:
         if self.refusal:
             raise ClusterError(self.refusal)
+        if spec.exclude and self.refuses_exclusions:
+            raise ClusterError("Requested node configuration is not available")
         job_id = str(100 + len(self.specs))
         self.specs[job_id] = spec
         self.views[job_id] = JobView(job_id=job_id, state=JobState.PENDING, reason="Resources")
@@ -55,7 +59,7 @@ class FakeCluster:
         return dict(self.views)
 
     async def ends(self, job_ids: Iterable[str]) -> dict[str, JobEnd]:
-        return read_ends(self.views, job_ids)
+        return read_ends(self.views, set(job_ids) - self.unsaid)
 
     async def estimate_start(self, spec: WorkerSpec) -> float | None:
         self.num_estimates += 1
@@ -110,14 +114,25 @@ class World:
             wall=lambda: self.now,
         )
 
-    async def step(self, seconds: float = 0.0) -> None:
+    async def step(self, seconds: float = 0.0, *, is_quiet: bool = False) -> None:
         self.now += seconds
+        if not is_quiet:
+            self.sound()
         await self.reconciler.step()
 
     def announce(self, job_id: str, state: WorkerState, detail: str = "") -> WorkerId:
+        info = self.info_of(job_id, state, detail)
+        self.roster.hear(Announcement(worker=info.worker, info=info), f"dask-{job_id}")
+        return info.worker
+
+    def report(self, job_id: str, load: LoadReport) -> None:
+        worker = self.cluster.specs[job_id].worker
+        self.roster.hear(Announcement(worker=worker, load=load), f"dask-{job_id}")
+
+    def info_of(self, job_id: str, state: WorkerState, detail: str = "") -> WorkerInfo:
         spec = self.cluster.specs[job_id]
         engine = EngineInfo(engine="mock", model="m", block_size=32, num_kv_blocks=10, max_model_len=100)
-        info = WorkerInfo(
+        return WorkerInfo(
             worker=spec.worker,
             pool=spec.pool,
             role=spec.role,
@@ -126,8 +141,27 @@ class World:
             engine=engine,
             detail=detail,
         )
-        self.roster.hear(Announcement(worker=spec.worker, info=info), f"dask-{job_id}")
-        return spec.worker
+
+    def run(self, job_id: str, walltime_s: float) -> None:
+        """Have a job start, with an end, and its worker be READY."""
+        ends_at = self.now + walltime_s
+        self.cluster.become(job_id, JobState.RUNNING, host="gpu1", started_at=self.now, ends_at=ends_at)
+        self.announce(job_id, WorkerState.READY)
+
+    def end(self, job_id: str, reason: str = "COMPLETED") -> None:
+        """Have a job end, and its agent leave."""
+        self.cluster.become(job_id, JobState.GONE, reason=reason)
+        self.roster.lose(f"dask-{job_id}")
+
+    def successor_of(self, job_id: str) -> str:
+        """Return the newest job of the same slot."""
+        slot = self.cluster.specs[job_id].worker.rpartition("-")[0]
+        return [job for job, spec in self.cluster.specs.items() if spec.worker.startswith(f"{slot}-")][-1]
+
+    def sound(self) -> None:
+        """Have every agent that is joined give a sign of life."""
+        for info in self.roster.ready().values():
+            self.roster.hear(Announcement(worker=info.worker), "")
 
     async def bring_up(self) -> list[str]:
         await self.step()
