@@ -57,9 +57,8 @@ def main() -> None:
         log = (directory / f"out.slurm-{job}.log").read_text()
         ids = [json.loads(line)["custom_id"] for line in (directory / "out.jsonl").open()]
         print(f"{args.lines} requests in {time.monotonic() - began:.0f} s, jobs of {args.walltime}")
-        print(
-            f"requeued {log.count('requeued: the job goes on')} times; {len(ids)} answers, {len(set(ids))} of them different"
-        )
+        num = log.count("requeued: the job goes on")
+        print(f"requeued {num} times; {len(ids)} answers, {len(set(ids))} of them different")
         if sorted(ids) != sorted(f"r{number}" for number in range(args.lines)):
             raise SystemExit("requests are missing or there twice")
 
