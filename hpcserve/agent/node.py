@@ -234,6 +234,15 @@ class NodeAgent:
             self.stop()
         elif command.op == "snapshot":
             self._membership.announce(Announcement(worker=self._spec.worker, kv=self._kv_log.snapshot()))
+        elif command.op == "role" and command.role is not None:
+            self._take_role(command.role)
+
+    def _take_role(self, role: Role) -> None:
+        """Be labelled anew: the engine can do both, and what runs goes on."""
+        log.info("%s is a %s worker now", self._spec.worker, role)
+        self._units.prefills = role.prefills
+        self._info = msgspec.structs.replace(self._info, role=role)
+        self._membership.announce(Announcement(worker=self._spec.worker, info=self._info))
 
     def _everything(self) -> Announcement:
         return Announcement(

@@ -34,9 +34,9 @@ class Units:
     def __init__(
         self, engine: AsyncEngine, *, prefills: bool, on_death: Callable[[str], None], gate: Gate = open_gate
     ) -> None:
-        """`prefills`: whether this worker computes prompts for others. `on_death` is told why the engine died."""
+        """`on_death` is told why the engine died."""
         self._engine = engine
-        self._prefills = prefills
+        self.prefills = prefills  # whether this worker computes prompts for others; changes with its role
         self._on_death = on_death
         self._gate = gate
         self._running: dict[str, asyncio.Task[list[EngineOutput]]] = {}
@@ -70,7 +70,7 @@ class Units:
 
     async def prefill(self, key: str, requests: Sequence[EngineRequest]) -> list[KvHandle | None]:
         """Compute the prompts and return where each one's KV is; None: the decode worker computes it. As `run`."""
-        if not self._prefills:
+        if not self.prefills:
             return [None] * len(requests)
         prompts = [
             msgspec.structs.replace(each, request_id=RequestId(f"{each.request_id}-prefill"), prefill_only=True)
