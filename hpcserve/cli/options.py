@@ -26,6 +26,7 @@ _ASSIGNMENTS = "hpcserve.assignments"
 ENGINES = ("vllm", "mock")
 CLUSTERS = ("auto", "local", "slurm", "mpi")
 MODES = ("aggregated", "disaggregated")
+HEADS = ("here", "job")
 POLICIES = ("random", "round_robin", "least_loaded", "power_of_two", "session", "dynamo", "kv")
 
 
@@ -121,6 +122,7 @@ def _options() -> list[Callable[[_Command], _Command]]:
         _key("--port", "frontend.port", "Port of the endpoint; 0: any free one.  [default: 8000]", kind=int),
         _key("--unix-socket", "frontend.unix_socket", "Socket that the endpoint listens on, too.", metavar="PATH"),
         _key("--frontends", "frontend.processes", "Processes on the one port.  [default: 1]", kind=int, metavar="N"),
+        _key("--head", "cluster.slurm.head", "Slurm: where the head runs.  [default: here]", kind=click.Choice(HEADS)),
         _policy(),
         _option("--no-auth", _keep_no_auth, "Ask clients for no key, even where others can connect.", is_flag=True),
         *_files_and_keys(),

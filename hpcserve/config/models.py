@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+_WALLTIME = r"^(\d+-\d{1,2}(:\d{1,2}){0,2}|\d+(:\d{1,2}){0,2})$"
+_MEMORY = r"^\d+(\.\d+)? ?[kKMGT]i?B?$"
+
+
 class ModelConfig(Section):
     """The model and how it is cut over GPUs."""
 
@@ -97,13 +101,13 @@ class SlurmConfig(Section):
     constraint: str | None = Field(None, description="node features, in Slurm's syntax")
     walltime: str | None = Field(
         None,
-        pattern=r"^(\d+-\d{1,2}(:\d{1,2}){0,2}|\d+(:\d{1,2}){0,2})$",
+        pattern=_WALLTIME,
         description="[days-]hours:minutes:seconds, or minutes; default: the partition's",
     )
     cores: PositiveInt = Field(4, description="of one worker")
     memory: str | None = Field(
         None,
-        pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B?$",
+        pattern=_MEMORY,
         description="a number and its unit, such as 64GB; default: what the partition gives",
     )
     exclusive: bool = Field(False, description="a whole node, with all its GPUs, for every worker; --nodes sets it")
@@ -119,6 +123,17 @@ class SlurmConfig(Section):
     modules: list[str] = Field(default_factory=list, description="loaded before the worker starts")
     prologue: list[str] = Field(default_factory=list, description="shell lines run before the worker")
     python: str | None = Field(None, description="interpreter on the compute nodes; default: this one")
+    head: Literal["here", "job"] = Field(
+        "here", description="where the head and the endpoint run: where `up` is typed, or in a small Slurm job"
+    )
+    head_partition: str | None = Field(None, description="of the head's job; default: the workers'")
+    head_walltime: str | None = Field(
+        None,
+        pattern=_WALLTIME,
+        description="of the head's job, which comes back when it is over; default: the partition's",
+    )
+    head_cores: PositiveInt = Field(2, description="of the head's job")
+    head_memory: str = Field("4GB", pattern=_MEMORY, description="of the head's job")
 
     @property
     def requested_gpus(self) -> int:

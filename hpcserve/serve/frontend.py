@@ -140,9 +140,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--index", type=int, default=0, help="of the processes of this deployment")
     parser.add_argument("--shared-port", type=int, help="to listen on together with the other processes")
+    parser.add_argument("--host", help="to listen on in place of the configured one")
     options = parser.parse_args(argv)
     state = StateDir(options.state_dir)
     config = state.read_config()
+    if options.host is not None:
+        config = config.model_copy(update={"frontend": config.frontend.model_copy(update={"host": options.host})})
     configure_logging(config.log_level, config.log_format)
     raise_open_files_limit()
     try:

@@ -30,9 +30,11 @@ _CONNECT_S = 40.0  # a frontend that lives and does not come for so long is take
 class FrontendKeeper:
     """Starts the frontends, and each again when it dies. It knows what those that are connected say of themselves."""
 
-    def __init__(self, state: StateDir, frontend: FrontendConfig) -> None:
+    def __init__(self, state: StateDir, frontend: FrontendConfig, host: str | None = None) -> None:
+        """`host` is listened on in place of the configured one."""
         self._state = state
-        self._frontend = frontend
+        self._frontend = frontend if host is None else frontend.model_copy(update={"host": host})
+        self._is_moved = host is not None
         self._records: dict[int, FrontendRecord] = {}  # by index
         self._infos: dict[int, FrontendInfo] = {}  # by index; connected ones
 
@@ -108,6 +110,8 @@ class FrontendKeeper:
         command = ["-m", "hpcserve.serve.frontend", "--state-dir", str(self._state.path), "--index", str(index)]
         if port is not None:
             command += ["--shared-port", str(port)]
+        if self._is_moved:
+            command += ["--host", self._frontend.host]
         with open_log(self._state.logs / f"{_name(index)}.log") as file:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,

@@ -18,11 +18,12 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from hpcserve.cluster.head_job import requeue_head
 from hpcserve.comm.address import LOOPBACK, announce_host
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import security
 from hpcserve.config.models import Config
-from hpcserve.errors import HpcserveError
+from hpcserve.errors import ClusterError, HpcserveError
 from hpcserve.garbage import collect_rarely, return_large_blocks
 from hpcserve.head import dashboard
 from hpcserve.observability.history import keep
@@ -32,7 +33,7 @@ from hpcserve.serve.dask_config import DASK_CONFIG
 from hpcserve.serve.gathering import Gathering, adopt_jobs
 from hpcserve.serve.head_parts import build_parts
 from hpcserve.serve.head_status import Moment, describe, is_usable
-from hpcserve.serve.listening import address_warnings, plain_http_warnings, ports_of
+from hpcserve.serve.listening import address_warnings, listened_on, plain_http_warnings, ports_of
 from hpcserve.state import StateDir
 from hpcserve.types import Phase, Status, WorkerId
 
@@ -44,21 +45,26 @@ _LOOK_S = 1.0  # at who the parent is
 class HeadProcess:
     """Owns every long-lived part of a deployment that is not a worker."""
 
-    def __init__(self, config: Config, state: StateDir) -> None:
+    def __init__(self, config: Config, state: StateDir, *, own_job: str | None = None) -> None:
+        """`own_job` is the Slurm job that holds this process and the frontends, and nothing else."""
         self._config = config
         self._state = state
+        self._own_job = own_job
+        self._is_leaving = False  # for a successor, which takes over
         self._host = announce_host(config)
-        warnings = (*address_warnings(config, self._host), *plain_http_warnings(config))
+        listened = listened_on(config.frontend, self._host, has_job=own_job is not None)
+        warnings = (*address_warnings(config, self._host), *plain_http_warnings(config, listened))
         self._moment = Moment(started_at=time.time(), warnings=warnings)
         self._stopping = asyncio.Event()
         self._is_forced = asyncio.Event()
-        self._parts = build_parts(config, state, self)
+        self._parts = build_parts(config, state, self, listened)
         self._gathering = Gathering(self._parts.roster)
 
     async def run(self) -> None:
         """Serve until stopped. Raises `HpcserveError` if the deployment cannot work; then nothing is left, either."""
         async with AsyncExitStack() as stack:
             before = self._state.retire_head()
+            self._state.write_failure("")
             stack.callback(self._state.clear_head)
             returning = await self._adopt()
             scheduler_port, own_port = ports_of(before, self._host)
@@ -86,6 +92,11 @@ class HeadProcess:
             self._is_forced.set()
         self._stopping.set()
 
+    def leave(self) -> None:
+        """End `run` soon with the workers running on, for the head that comes next. Not while going down already."""
+        self._is_leaving |= not self._stopping.is_set()  # a signal may come twice
+        self._stopping.set()
+
     def status(self) -> Status:
         """Return what the deployment looks like now."""
         return describe(self._config, self._parts, self._moment)
@@ -105,7 +116,7 @@ class HeadProcess:
         }
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
-            self._moment.phase = Phase.DRAINING
+            self._moment.phase = Phase.STARTING if self._is_leaving else Phase.DRAINING
             for task in done:
                 task.result()
         except HpcserveError as err:
@@ -118,7 +129,7 @@ class HeadProcess:
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
-            await self._take_down()
+            await (self._hand_over() if self._is_leaving else self._take_down())
 
     async def _adopt(self) -> list[WorkerId]:
         """Take over what a head has left that died. Return the workers that are about to join."""
@@ -141,6 +152,16 @@ class HeadProcess:
                 await asyncio.wait_for(self._stopping.wait(), _LOOK_S)
             if self._parts.cluster.kind == "mpi" and os.getppid() != starter:
                 self.request_stop(StopRequest(force=True))
+
+    async def _hand_over(self) -> None:
+        """The job ends: streams that fit in are finished, workers run on, and the job is put into the queue again."""
+        await self._parts.batches.stop()
+        await self._parts.frontends.stop()
+        if self._own_job is not None:
+            try:
+                self._state.write_head_job(await requeue_head(self._config, self._state.path, self._own_job))
+            except ClusterError as err:  # Slurm may have done so already; or the job was cancelled, and stays so
+                log.warning("the head's job was not put into the queue again: %s", err.message)
 
     async def _take_down(self) -> None:
         """Let running requests end, unless forced; then end the frontend and every job."""
@@ -207,16 +228,22 @@ def main(argv: list[str] | None = None) -> int:
     """Run a head and return its exit code."""
     parser = argparse.ArgumentParser(prog="hpcserve.serve.head", description="The head of one hpcserve deployment.")
     parser.add_argument("--state-dir", type=Path, required=True)
-    state = StateDir(parser.parse_args(argv).state_dir)
+    parser.add_argument("--own-job", action="store_true", help="this Slurm job is the head's alone")
+    options = parser.parse_args(argv)
+    state = StateDir(options.state_dir)
+    own_job = os.environ.get("SLURM_JOB_ID") if options.own_job else None
     config = state.read_config()
     configure_logging(config.log_level, config.log_format)
     return_large_blocks()
     import dask_jobqueue  # noqa: F401  imported here, on the main thread, before signal handlers are set
 
     async def live() -> None:
-        head = HeadProcess(config, state)
+        head = HeadProcess(config, state, own_job=own_job)
+        loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(sign, head.request_stop, StopRequest())
+            loop.add_signal_handler(sign, head.request_stop, StopRequest())
+        if own_job is not None:
+            loop.add_signal_handler(signal.SIGTERM, head.leave)
         await head.run()
 
     try:

@@ -68,13 +68,16 @@ class HeadParts:
     history: History
 
 
-def build_parts(config: Config, state: StateDir, life: HeadLife) -> HeadParts:
-    """Build everything. Raises `HpcserveError` where the configuration does not fit this host."""
+def build_parts(config: Config, state: StateDir, life: HeadLife, host: str | None) -> HeadParts:
+    """Build everything; frontends listen on `host` if one is given.
+
+    Raises `HpcserveError` where the configuration does not fit this host.
+    """
     backfill = BackfillRule(config.batches.priority, config.batches.max_share)
     router = Router(config.router, config.engine.block_size, backfill)
     roster = Roster(router, life.on_change, on_load=life.on_load)
     cluster = make_cluster(config, state.path)
-    frontends = FrontendKeeper(state, config.frontend)
+    frontends = FrontendKeeper(state, config.frontend, host)
     plugin = RoutingPlugin(roster, UnitPlacer(router, roster, config.engine.block_size))
     return HeadParts(
         router=router,

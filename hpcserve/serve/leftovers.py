@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from hpcserve.cluster import JobState, make_cluster
+from hpcserve.cluster import JobState, JobView, make_cluster
+from hpcserve.cluster.head_job import look_at_head
 from hpcserve.comm.channel import connect
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import ConnectionLost
@@ -40,7 +41,9 @@ def find_leftovers(state: StateDir) -> Leftovers:
     if not state.exists():
         return Leftovers(head_is_alive=False, frontends=[], jobs=[])
     return Leftovers(
-        head_is_alive=is_alive(state, state.read_head()) or is_alive(state, state.read_spawned()),
+        head_is_alive=is_alive(state, state.read_head())
+        or is_alive(state, state.read_spawned())
+        or asyncio.run(head_job(state)) is not None,
         frontends=[each for each in state.read_frontends() if each.proc.is_alive],
         jobs=asyncio.run(live_jobs(state)),
     )
@@ -54,6 +57,12 @@ def is_alive(state: StateDir, head: HeadRecord | Proc | None) -> bool:
     if proc.is_local:
         return proc.is_alive
     return isinstance(head, HeadRecord) and asyncio.run(_answers(state, head))
+
+
+async def head_job(state: StateDir) -> JobView | None:
+    """Return the head's own Slurm job while it waits or runs. Raises `ClusterError`."""
+    job_id = state.read_head_job()
+    return None if job_id is None else await look_at_head(job_id)
 
 
 async def live_jobs(state: StateDir) -> list[JobRecord]:

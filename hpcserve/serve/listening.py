@@ -61,6 +61,14 @@ def reserve_port(frontend: FrontendConfig, adopted: int | None = None) -> socket
     return holder
 
 
+def listened_on(frontend: FrontendConfig, own: str, *, has_job: bool) -> str | None:
+    """Return what is listened on in place of the configured address, if anything.
+
+    Loopback of a node where nobody types commands is of no use: there it stands for the node's `own` address.
+    """
+    return own if has_job and frontend.tcp and is_loopback(frontend.host) else None
+
+
 def ports_of(before: HeadRecord | None, host: str) -> tuple[int, int]:
     """Return the ports of an earlier head's scheduler and channel on this host, where they are free; 0: any.
 
@@ -90,13 +98,14 @@ def endpoint_url(host: str, port: int, *, has_tls: bool) -> str:
     return f"{scheme}://[{name}]:{port}/v1" if ":" in name else f"{scheme}://{name}:{port}/v1"
 
 
-def plain_http_warnings(config: Config) -> tuple[str, ...]:
-    """Say so where keys and prompts cross a network in the clear."""
+def plain_http_warnings(config: Config, host: str | None = None) -> tuple[str, ...]:
+    """Say so where keys and prompts cross a network in the clear. `host`: see `listened_on`."""
     frontend = config.frontend
-    if not frontend.tcp or frontend.tls_cert or is_loopback(frontend.host):
+    host = host or frontend.host
+    if not frontend.tcp or frontend.tls_cert or is_loopback(host):
         return ()
     return (
-        f"the endpoint on {frontend.host} is plain HTTP: keys and prompts cross the network in the clear; "
+        f"the endpoint on {host} is plain HTTP: keys and prompts cross the network in the clear; "
         "set frontend.tls_cert and frontend.tls_key",
     )
 

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 
 from hpcserve.cluster import Cluster, WorkerSpec, make_cluster, resolve_kind
+from hpcserve.cluster.head_job import check_head, submit_head
 from hpcserve.comm.tls import create_identity
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError
+from hpcserve.frontend.auth import is_loopback
 from hpcserve.observability.tracing import check_tracing
 from hpcserve.records import Proc
 from hpcserve.serve.leftovers import find_leftovers
@@ -51,17 +53,46 @@ def start(
             config = _resolved(config)
             _check(config, state)
             _prepare(state, config)
-        _spawn_head(state)
+        begin_head(state)
     return state
+
+
+def begin_head(state: StateDir) -> None:
+    """Have a head run: as a process of this host, or as a Slurm job. Raises `ClusterError`."""
+    config = state.read_config()
+    if config.cluster.kind == "slurm" and config.cluster.slurm.head == "job":
+        state.clear_spawned()
+        state.write_head_job(asyncio.run(submit_head(config, state.path)))
+    else:
+        state.write_head_job(None)
+        _spawn_head(state)
 
 
 def _check(config: Config, state: StateDir) -> None:
     check_model(config)
     check_tracing(config.tracing.endpoint)
-    check_listening(config.frontend)
+    if config.cluster.slurm.head == "here":  # a job's node has other ports
+        check_listening(config.frontend)
     num_workers = sum(config.pools.sizes.values())
     num_nodes = num_workers if config.cluster.slurm.exclusive else None
     asyncio.run(_cluster(config, state).check(num_workers, num_nodes=num_nodes))
+    if config.cluster.slurm.head == "job":
+        _check_head_job(config, state)
+
+
+def _check_head_job(config: Config, state: StateDir) -> None:
+    if config.cluster.kind != "slurm":
+        raise ConfigError(
+            f"the head can be a job of Slurm's only, and cluster.kind is {config.cluster.kind}: leave --head job out",
+            param="cluster.slurm.head",
+        )
+    if config.security.auth == "off" and config.frontend.tcp and is_loopback(config.frontend.host):
+        raise ConfigError(
+            "a head in a job of its own listens on its node's address, where security.auth off lets everybody in; "
+            "leave --no-auth out, or name the address with --host",
+            param="security.auth",
+        )
+    asyncio.run(check_head(config, state.path))
 
 
 def render_jobs(config: Config) -> list[tuple[str, str]]:

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from hpcserve.cluster import make_cluster
+from hpcserve.cluster.head_job import cancel_head
 from hpcserve.comm.protocol import StopRequest
 from hpcserve.errors import ClusterError, ConnectionLost, DeploymentError
 from hpcserve.records import HeadRecord, Proc
-from hpcserve.serve.leftovers import is_alive, live_jobs
+from hpcserve.serve.leftovers import head_job, is_alive, live_jobs
 from hpcserve.serve.processes import end_process, wait_for_end
 from hpcserve.serve.watch import connect_watcher, fetch_status
 from hpcserve.state import StateDir
@@ -21,6 +22,7 @@ _CALL_TIMEOUT_S = 10.0
 _HEAD_END_TIMEOUT_S = 30.0
 _GRACE_S = 5.0
 _POLL_S = 0.1
+_SLURM_POLL_S = 0.5
 
 
 async def stop(state: StateDir, *, force: bool) -> AsyncIterator[Status]:
@@ -49,7 +51,12 @@ async def _refuse_idle(state: StateDir) -> None:
     if not state.exists():
         raise DeploymentError(f"no deployment called {state.name!r}: nothing in {state.path}")
     processes = (state.read_spawned(), *(each.proc for each in state.read_frontends()))
-    if state.read_head() or any(proc and proc.is_alive for proc in processes) or await live_jobs(state):
+    if (
+        state.read_head()
+        or await head_job(state)
+        or any(proc and proc.is_alive for proc in processes)
+        or await live_jobs(state)
+    ):
         return
     raise DeploymentError(f"deployment {state.name!r} is not running")
 
@@ -73,12 +80,24 @@ async def _clean_up(state: StateDir) -> None:
     processes += [each.proc for each in state.read_frontends()]
     if head is not None and not head.proc.is_local and await asyncio.to_thread(is_alive, state, head):
         raise DeploymentError(f"the head of {state.name!r} still runs on {head.proc.host} and does not end")
+    await _end_head_job(state)
     for proc in processes:
         if proc is not None:
             await end_process(proc, grace_s=_GRACE_S)
     await _end_jobs(state)
     state.clear_head()
+    state.write_head_job(None)
     state.write_jobs([])
+
+
+async def _end_head_job(state: StateDir) -> None:
+    """Cancel the head's own job, which may not have begun, and wait until Slurm is done with it."""
+    deadline, is_cancelled = time.monotonic() + _HEAD_END_TIMEOUT_S, False
+    while (queued := await head_job(state)) is not None and time.monotonic() < deadline:
+        if not is_cancelled:
+            await cancel_head(queued.job_id)
+            is_cancelled = True
+        await asyncio.sleep(_SLURM_POLL_S)
 
 
 async def _end_jobs(state: StateDir) -> None:

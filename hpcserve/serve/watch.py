@@ -8,17 +8,19 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
+from hpcserve.cluster import JobState
 from hpcserve.comm.channel import Channel, connect
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest, ConnectionLost, DeploymentError
 from hpcserve.records import HeadRecord
-from hpcserve.serve.leftovers import is_alive, live_jobs
+from hpcserve.serve.leftovers import head_job, is_alive, live_jobs
 from hpcserve.state import StateDir
 from hpcserve.types import Phase, Status, WorkerInfo, WorkerState
 
 _HEAD_START_TIMEOUT_S = 60.0
 _CALL_TIMEOUT_S = 10.0
 _POLL_S = 0.1
+_QUEUE_POLL_S = 1.0
 
 
 class Watcher:
@@ -58,7 +60,10 @@ async def watch(state: StateDir) -> AsyncIterator[Status]:
 
     Waits for a head that is just being started. Raises `DeploymentError` if there is none to reach.
     """
-    watcher = await connect_watcher(state, await _head(state))
+    while (head := await _look_for_head(state)) is None:
+        yield await _status_without_head(state, None)
+        await asyncio.sleep(_QUEUE_POLL_S)
+    watcher = await connect_watcher(state, head)
     try:
         yield await watcher.channel.call("subscribe", None, Status, timeout_s=_CALL_TIMEOUT_S)
         async for status in watcher.statuses():
@@ -91,9 +96,23 @@ async def connect_watcher(state: StateDir, head: HeadRecord) -> Watcher:
     except ConnectionLost as err:
         raise DeploymentError(
             f"the head of {state.name!r} (pid {head.proc.pid} on {head.proc.host}) does not answer: {err.message}; "
-            f"hpcserve down --name {state.name} cleans up"
+            f"{_what_to_do(state)}"
         ) from err
     return Watcher(channel)
+
+
+async def _look_for_head(state: StateDir) -> HeadRecord | None:
+    """Return the head; None while its job waits in the queue, or has only just begun. Raises `DeploymentError`."""
+    if state.read_head_job() is None or state.read_head() is not None:
+        return await _head(state)
+    if await head_job(state) is None and state.read_head() is None:
+        raise DeploymentError(_why_none(state))
+    return state.read_head()
+
+
+def _why_none(state: StateDir) -> str:
+    reason = state.read_failure() or f"see {state.logs / 'head.log'}"
+    return f"the head of {state.name!r} is not running: {reason}"
 
 
 async def _head(state: StateDir) -> HeadRecord:
@@ -103,9 +122,12 @@ async def _head(state: StateDir) -> HeadRecord:
             return head
         spawned = state.read_spawned()
         if spawned is None or (spawned.is_local and not spawned.is_alive) or time.monotonic() > deadline:
-            reason = state.read_failure() or f"see {state.logs / 'head.log'}"
-            raise DeploymentError(f"the head of {state.name!r} is not running: {reason}")
+            raise DeploymentError(_why_none(state))
         await asyncio.sleep(_POLL_S)
+
+
+def _what_to_do(state: StateDir) -> str:
+    return f"hpcserve up --name {state.name} brings it back, hpcserve down --name {state.name} ends what is left"
 
 
 async def _status_without_head(state: StateDir, head: HeadRecord | None) -> Status:
@@ -114,8 +136,13 @@ async def _status_without_head(state: StateDir, head: HeadRecord | None) -> Stat
     starting = head is None and await asyncio.to_thread(is_alive, state, spawned)
     jobs = await live_jobs(state)
     failure = state.read_failure()
-    if head is not None or jobs:
-        phase, detail = Phase.FAILED, failure or "the head is gone; hpcserve down cleans up"
+    queued = await head_job(state)
+    if queued is not None and queued.state is JobState.PENDING:
+        phase, detail = Phase.STARTING, f"the head waits in Slurm's queue: job {queued.job_id} ({queued.reason})"
+    elif queued is not None:
+        phase, detail = Phase.STARTING, f"the head's job {queued.job_id} starts"
+    elif head is not None or jobs:
+        phase, detail = Phase.FAILED, failure or f"the head is gone; {_what_to_do(state)}"
     else:
         phase = Phase.STARTING if starting else Phase.FAILED if failure else Phase.STOPPED
         detail = failure
