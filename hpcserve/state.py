@@ -149,6 +149,10 @@ class StateDir:
         (self.path / "head.json").unlink(missing_ok=True)
         (self.path / "last-head.json").unlink(missing_ok=True)
 
+    def has_lost_head(self) -> bool:
+        """Whether a head is named, or was until it was found dead, that did not end in good order."""
+        return any((self.path / name).is_file() for name in ("head.json", "last-head.json"))
+
     def retire_head(self) -> HeadRecord | None:
         """Record that the head that was named has died, and return where the last one of these was reached."""
         with suppress(FileNotFoundError):

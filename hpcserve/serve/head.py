@@ -34,6 +34,7 @@ from hpcserve.serve.gathering import Gathering, adopt_jobs
 from hpcserve.serve.head_parts import build_parts
 from hpcserve.serve.head_status import Moment, describe, is_usable
 from hpcserve.serve.listening import address_warnings, listened_on, plain_http_warnings, ports_of
+from hpcserve.serve.strays import end_late_ones, find_strays
 from hpcserve.state import StateDir
 from hpcserve.types import Phase, Status, WorkerId
 
@@ -65,8 +66,8 @@ class HeadProcess:
         async with AsyncExitStack() as stack:
             before = self._state.retire_head()
             self._state.write_failure("")
-            stack.callback(self._state.clear_head)
-            returning = await self._adopt()
+            stack.callback(self._forget_head)
+            returning = await self._adopt(before)
             scheduler_port, own_port = ports_of(before, self._host)
             scheduler = await stack.enter_async_context(self._make_scheduler(scheduler_port))
             stack.push_async_callback(self._parts.service.close)
@@ -84,7 +85,7 @@ class HeadProcess:
                 )
             )
             collect_rarely()
-            await self._serve(returning)
+            await self._serve(returning, is_successor=before is not None)
 
     def request_stop(self, request: StopRequest) -> None:
         """End `run` soon; a second request forces."""
@@ -101,9 +102,9 @@ class HeadProcess:
         """Return what the deployment looks like now."""
         return describe(self._config, self._parts, self._moment)
 
-    async def _serve(self, returning: list[WorkerId]) -> None:
+    async def _serve(self, returning: list[WorkerId], *, is_successor: bool) -> None:
         loops = {
-            asyncio.create_task(self._gather(returning), name="gather"),
+            asyncio.create_task(self._gather(returning, is_successor), name="gather"),
             asyncio.create_task(self._until_stopped(), name="wait for stop"),
             asyncio.create_task(self._parts.service.publish_loop(), name="publish"),
             asyncio.create_task(self._parts.reconciler.run(), name="reconcile"),
@@ -131,17 +132,27 @@ class HeadProcess:
             await asyncio.gather(*loops, return_exceptions=True)
             await (self._hand_over() if self._is_leaving else self._take_down())
 
-    async def _adopt(self) -> list[WorkerId]:
+    def _forget_head(self) -> None:
+        if not self._is_leaving:  # the next one looks for what this one has not noted
+            self._state.clear_head()
+
+    async def _adopt(self, before: HeadRecord | None) -> list[WorkerId]:
         """Take over what a head has left that died. Return the workers that are about to join."""
-        returning = await adopt_jobs(self._parts.cluster, self._parts.reconciler, self._state.read_jobs())
+        records = self._state.read_jobs()
+        if before is not None:
+            records += await find_strays(self._parts.cluster.kind, self._state)
+        returning = await adopt_jobs(self._parts.cluster, self._parts.reconciler, records)
         self._parts.frontends.adopt(self._state.read_frontends())
         return returning
 
-    async def _gather(self, returning: list[WorkerId]) -> None:
+    async def _gather(self, returning: list[WorkerId], is_successor: bool) -> None:
+        """Let the frontends in once the workers are back; then see to what no record speaks of."""
         if returning:
             self._parts.service.gathered.clear()
             await self._gathering.wait(returning)
             self._parts.service.gathered.set()
+        if is_successor:
+            await end_late_ones(self._parts.cluster, self._state)
         await asyncio.Event().wait()
 
     async def _until_stopped(self) -> None:

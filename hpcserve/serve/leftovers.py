@@ -11,6 +11,7 @@ from hpcserve.comm.channel import connect
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import ConnectionLost
 from hpcserve.records import FrontendRecord, HeadRecord, JobRecord, Proc
+from hpcserve.serve.strays import find_strays
 from hpcserve.state import StateDir
 
 _REACH_TIMEOUT_S = 3.0
@@ -66,8 +67,10 @@ async def head_job(state: StateDir) -> JobView | None:
 
 
 async def live_jobs(state: StateDir) -> list[JobRecord]:
-    """Return the recorded jobs that have not ended."""
+    """Return the jobs that have not ended: those on record, and where a head died those that it did not note."""
     records = state.read_jobs()
+    if state.has_lost_head():
+        records += await find_strays(state.read_config().cluster.kind, state)
     if not records:
         return []
     cluster = make_cluster(state.read_config(), state.path)
