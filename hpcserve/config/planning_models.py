@@ -38,4 +38,9 @@ class PlannerConfig(Section):
     max_workers: PositiveInt | None = Field(
         None, description="of all pools together; default: as many as pools asks for"
     )
+    num_intervals: PositiveInt = Field(3, description="that a change must be wanted for in a row")
+    flip_pause_s: Annotated[float, Field(ge=0)] = Field(15.0, description="between two changes of roles")
+    shrink_s: PositiveFloat = Field(
+        300.0, description="for so long fewer workers must have been enough; or for as long as one takes to come back"
+    )
     idle_s: PositiveFloat = Field(600.0, description="without a request; then workers above the minimum are given back")

@@ -49,10 +49,9 @@ class Backfilling:
         """An online request came, whose prompt takes so long to compute."""
         self._online.note(work_ms, now)
 
-    def add(self, request: RouteRequest, now: float) -> None:
-        """Let a request wait. Raises `Unavailable` without a READY worker, `Overloaded` if far too many wait."""
-        decoders = self._fleet.decoders((), now)
-        self._waiting.check(request, len(decoders))
+    def add(self, request: RouteRequest, num_workers: int, now: float) -> None:
+        """Let a request wait for one of so many workers. Raises `Overloaded` if far too many wait."""
+        self._waiting.check(request, num_workers)
         self._waiting.add(request, 0.0, now)
 
     def take(self, choice: Choice) -> None:

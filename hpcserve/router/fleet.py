@@ -18,6 +18,7 @@ class Fleet:
         self._workers: dict[WorkerId, WorkerInfo] = {}
         self._decoders: list[WorkerInfo] = []  # READY
         self._prefillers: list[WorkerInfo] = []  # READY
+        self.may_be_empty = False  # whether requests may wait for the first worker
 
     def update(self, info: WorkerInfo) -> None:
         """Take a worker in, or its new state."""
@@ -48,6 +49,10 @@ class Fleet:
             raise Unavailable(self._nobody())
         fresh = _without(self._decoders, exclude)
         return _lasting(fresh, now) or fresh or self._decoders
+
+    def num_decoders(self, now: float) -> int:
+        """Return how many READY workers may decode. Raises `Unavailable` if there are none and must be some."""
+        return 0 if self.may_be_empty and not self._decoders else len(self.decoders((), now))
 
     def prefillers(self, exclude: Sequence[WorkerId], now: float) -> list[WorkerInfo]:
         """Return READY workers that may prefill for others, without the excluded and the ending; may be empty."""

@@ -41,7 +41,7 @@ class Rates:
     """A `Timing` for every worker; `prior` holds until something is known."""
 
     def __init__(self, prior: Timing) -> None:
-        self._prior = prior
+        self.prior = prior  # of whom nothing is known
         self._known: dict[WorkerId, _Known] = {}
         self._timings: dict[WorkerId, Timing] = {}
         self._medians: dict[str, tuple[float, float]] = {}  # prefill and decode, by pool
@@ -49,7 +49,7 @@ class Rates:
 
     def of(self, worker: WorkerId) -> Timing:
         """Return what to predict `worker` by; the prior for unknown ones."""
-        return self._timings.get(worker, self._prior)
+        return self._timings.get(worker, self.prior)
 
     def open(self, worker: WorkerId, pool: str) -> None:
         """Begin to learn about `worker`; what is known of it already stays."""
@@ -91,7 +91,7 @@ class Rates:
 
     def _measured_pull(self, report: LoadReport) -> tuple[float, float] | None:
         """Return ms a token and ms of latency, the configured ones for what is not reported; None for nonsense."""
-        rate, latency_ms, prior = report.pull_tokens_per_s, report.pull_latency_ms, self._prior
+        rate, latency_ms, prior = report.pull_tokens_per_s, report.pull_latency_ms, self.prior
         if rate is None and latency_ms is None:
             return None
         rate = prior.pull_tokens_per_s if rate is None else rate
@@ -120,7 +120,7 @@ class Rates:
 
     def _predict(self, worker: WorkerId) -> None:
         """Put what is known of `worker` into its timing: measured, or what it is otherwise taken for."""
-        known, prior = self._known[worker], self._prior
+        known, prior = self._known[worker], self.prior
         token_ms, latency_ms = 1000 / prior.pull_tokens_per_s, prior.pull_latency_ms
         if known.pull is not None:
             token_ms += known.pull_trust * (known.pull[0] - token_ms)

@@ -19,6 +19,7 @@ from hpcserve.router.events import EventLog
 from hpcserve.router.fleet import Fleet
 from hpcserve.router.index import PrefixIndex
 from hpcserve.router.load import LoadBook
+from hpcserve.router.outlook import Outlook
 from hpcserve.router.placement import Choice, Placement
 from hpcserve.router.policies import make_policy
 from hpcserve.router.prompt import Prompt
@@ -72,6 +73,7 @@ class Router:
             backfill or BackfillRule(), config.queue, self._fleet, self._book, self._placement
         )
         self._counts = Counts()
+        self.outlook = Outlook(self._counts, self._waiting, self._book, self._rates)
 
     def update_worker(self, info: WorkerInfo) -> None:
         """Take a worker in, or its new state or role. A stopped or failed one is removed."""
@@ -114,18 +116,26 @@ class Router:
         self._book.report(worker, report)
         self._rates.report(worker, report)
 
+    def let_wait(self, *, without_workers: bool) -> None:
+        """Say whether requests may wait while no worker is READY: because one is on its way, or will be."""
+        self._fleet.may_be_empty = without_workers
+
     def submit(self, request: RouteRequest, now: float) -> None:
         """Have a request wait for `place`. `now` is Unix time, in seconds. One that is assigned is released first.
 
-        Raises `Unavailable` if no worker is READY to decode, `Overloaded` if too many wait, and `RateLimited` if too
-        many of its tenant do; the latter two say when to try again.
+        Raises `Unavailable` if no worker is READY to decode (see `let_wait`), `Overloaded` if too many wait, and
+        `RateLimited` if too many of its tenant do; the latter two say when to try again.
         """
         self.release(request.request_id)
         if self._backfilling.takes(request):
-            self._backfilling.add(request, now)
+            self._backfilling.add(request, self._fleet.num_decoders(now), now)
             return
-        self._waiting.check(request, len(self._fleet.decoders((), now)))
-        work_ms = self._placement.work_ms(request, now)
+        num_workers = self._fleet.num_decoders(now)
+        self._waiting.check(request, num_workers)
+        work_ms = (
+            self._placement.work_ms(request, now) if num_workers else self._rates.prior.prefill_ms(request.num_tokens)
+        )
+        self._counts.came(work_ms)
         self._backfilling.note_online(work_ms, now)
         self._waiting.add(request, work_ms if self._is_kv else 0.0, now)  # the others let nobody wait
 

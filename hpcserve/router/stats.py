@@ -37,6 +37,14 @@ class RouterStats(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     indexed_blocks: int = 0
 
 
+class Offered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The requests that ever came, but those of batches, and how long their prompts take to compute, as predicted."""
+
+    num_requests: int = 0
+    work_ms: float = 0.0
+    work_squares: float = 0.0  # of each one's, in ms^2, added up
+
+
 @dataclass
 class Counts:
     """The counters behind `RouterStats`."""
@@ -48,6 +56,16 @@ class Counts:
     prompt_tokens: int = 0
     expected_cached_tokens: int = 0
     event_gaps: int = 0
+    offered: Offered = field(default_factory=Offered)
+
+    def came(self, work_ms: float) -> None:
+        """Count a request whose prompt takes so long to compute."""
+        sofar = self.offered
+        self.offered = Offered(
+            num_requests=sofar.num_requests + 1,
+            work_ms=sofar.work_ms + work_ms,
+            work_squares=sofar.work_squares + work_ms * work_ms,
+        )
 
     def placed(self, policy: str, prompt_tokens: int, cached_tokens: int, *, is_remote: bool) -> None:
         """Count one assignment."""

@@ -63,6 +63,11 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def work_ms(self) -> float:
+        """To compute the prompts of all who wait; 0 where nobody was meant to."""
+        return self._work_ms
+
     def __iter__(self) -> Iterator[Waiting]:
         return iter(list(self._by_id.values()))
 

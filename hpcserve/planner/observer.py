@@ -1,0 +1,107 @@
+"""Makes observations of what the router, the workers and the frontends tell. Reads only; the caller's clock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+
+from hpcserve.config.planning_models import PlannerConfig
+from hpcserve.observability.metrics import ITL_S, TTFT_S
+from hpcserve.observability.quantiles import quantile
+from hpcserve.planner.observation import Observation, Sight
+from hpcserve.router.router import Router
+from hpcserve.router.timing import decode_steps_ms
+from hpcserve.types import Traffic, WorkerInfo, WorkerState
+
+_SHARE = 0.9  # of requests and tokens that latencies are promised for
+
+
+class Observer:
+    """Keeps what was counted up to the last observation. Shown every interval once."""
+
+    def __init__(self, config: PlannerConfig, router: Router) -> None:
+        self._config = config
+        self._router = router
+        self._offered = router.outlook.offered
+        self._traffic: Traffic | None = None
+        self._at: float | None = None
+
+    def observe(
+        self,
+        now: float,
+        workers: Iterable[WorkerInfo],
+        sizes: Mapping[str, int],
+        traffic: Traffic,
+        wait_s: float | None = None,
+    ) -> Observation:
+        """Return what there is to see at `now`, in seconds. `sizes`: workers wanted by pool, `traffic`: all so far."""
+        infos = [info for info in workers if not info.state.is_final and info.state is not WorkerState.DRAINING]
+        offered, before = self._router.outlook.offered, self._offered
+        news = traffic - (self._traffic or traffic)
+        interval_s = self._config.interval_s if self._at is None else now - self._at
+        self._offered, self._traffic, self._at = offered, traffic, now
+        return Observation(
+            now=now,
+            interval_s=interval_s,
+            sizes=dict(sizes),
+            workers=tuple(self._sights(infos)),
+            num_arrived=offered.num_requests - before.num_requests,
+            arrived_ms=offered.work_ms - before.work_ms,
+            arrived_squares=offered.work_squares - before.work_squares,
+            num_waiting=self._router.num_waiting + self._router.num_backfilling,
+            waiting_ms=self._router.outlook.waiting_ms,
+            most_kv=self._most_kv(infos),
+            ttft_p90_ms=_p90_ms(news.ttft, TTFT_S),
+            itl_p90_ms=_p90_ms(news.itl, ITL_S),
+            late_ttft=_late(news.ttft, TTFT_S, self._config.ttft_ms),
+            late_itl=_late(news.itl, ITL_S, self._config.itl_ms),
+            wait_s=wait_s,
+        )
+
+    def _sights(self, infos: Iterable[WorkerInfo]) -> Iterable[Sight]:
+        loads = self._router.loads()
+        for info in infos:
+            load = loads.get(info.worker)
+            report = None if load is None else load.report
+            is_ready = info.state is WorkerState.READY and load is not None
+            yield Sight(
+                worker=info.worker,
+                pool=info.pool,
+                role=info.role,
+                state="ready" if is_ready else "coming",
+                num_requests=0 if load is None else load.num_requests + load.unbooked_requests,
+                queued_ms=0.0 if load is None else self._router.outlook.queued_ms(info.worker),
+                kv_usage=0.0 if report is None else min(1.0, max(0.0, report.kv_usage)),
+            )
+
+    def _most_kv(self, infos: Iterable[WorkerInfo]) -> float:
+        """Return up to which share of its KV the typical worker's decode steps are fast enough."""
+        scales = [self._router.outlook.timing_of(info.worker).decode_scale for info in infos if info.role.decodes]
+        if not scales:
+            return 1.0
+        most_ms = self._config.itl_ms / median(scales)
+        return bisect_left(range(100), True, key=lambda percent: _step_ms(percent + 1) > most_ms) / 100
+
+
+def _step_ms(percent: int) -> float:
+    share = percent / 100
+    return decode_steps_ms(1, share, share * share)
+
+
+def _p90_ms(counts: Sequence[int], bounds: Sequence[float]) -> float | None:
+    value = quantile(_SHARE, counts, bounds) if _is_count(counts) else None
+    return None if value is None else round(value * 1000, 1)
+
+
+def _late(counts: Sequence[int], bounds: Sequence[float], most_ms: float) -> float:
+    """Return the share that is in buckets which begin at `most_ms` or later."""
+    if not _is_count(counts):
+        return 0.0
+    first = bisect_left(bounds, most_ms / 1000 - 1e-9) + 1
+    return sum(counts[first:]) / sum(counts)
+
+
+def _is_count(counts: Sequence[int]) -> bool:
+    """Whether something was counted; a frontend that has begun anew makes negative ones."""
+    return any(counts) and min(counts) >= 0
