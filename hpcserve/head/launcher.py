@@ -33,7 +33,7 @@ class Launcher:
 
     async def launch(self, slot: Slot) -> Held:
         """Launch a worker for a slot. Raises `ClusterError`; then it is over, and the roster says so."""
-        spec = self._spec(slot.pool, slot.index)
+        spec = self._spec(slot.pool, slot.index, self._role_for(slot))
         self._roster.expect(WorkerInfo(worker=spec.worker, pool=spec.pool, role=spec.role, state=WorkerState.PENDING))
         submitted_at = self._wall()
         try:
@@ -56,7 +56,7 @@ class Launcher:
     async def estimate_wait_s(self, pool: str) -> float | None:
         """Return for how long such a job would wait in the queue now; None: nobody knows."""
         try:
-            starts_at = await self._cluster.estimate_start(self._spec(pool, 0))
+            starts_at = await self._cluster.estimate_start(self._spec(pool, 0, Role(pool)))
         except ClusterError as err:
             log.warning("the cluster does not say when a job would start: %s", err.message)
             return None
@@ -76,6 +76,11 @@ class Launcher:
             WorkerSpec(worker=spec.worker, pool=spec.pool, role=spec.role, args=spec.args)
         )
 
-    def _spec(self, pool: str, index: int) -> WorkerSpec:
+    def _role_for(self, slot: Slot) -> Role:
+        """Return the pool's role; a successor takes over the one that the planner gave to its predecessor."""
+        before = None if slot.job is None else self._roster.get(slot.job.worker)
+        return Role(slot.pool) if before is None else before.role
+
+    def _spec(self, pool: str, index: int, role: Role) -> WorkerSpec:
         worker = WorkerId(f"{pool}-{index}-{secrets.token_hex(2)}")
-        return WorkerSpec(worker=worker, pool=pool, role=Role(pool), exclude=tuple(sorted(self._blame.excluded)))
+        return WorkerSpec(worker=worker, pool=pool, role=role, exclude=tuple(sorted(self._blame.excluded)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -24,7 +24,7 @@ from hpcserve.head.judge import Heard, judge, provisional_cause
 from hpcserve.head.launcher import Launcher
 from hpcserve.head.renewal import Renewal
 from hpcserve.head.roster import Roster
-from hpcserve.head.slots import Held, Slot, adopted_slots, fresh_slots, least_useful
+from hpcserve.head.slots import Held, Slot, adopted_slots, fresh_slots, held_sizes, least_useful
 from hpcserve.head.succession import Succession
 from hpcserve.records import JobRecord
 from hpcserve.state import StateDir
@@ -137,14 +137,21 @@ class Reconciler:
             if self._is_stale:  # after each launch: no job is lost sight of
                 self._record()
 
-    def resize(self, sizes: Mapping[str, int]) -> None:
-        """Want so many workers of each pool from now on.
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Workers that are wanted now, by pool."""
+        return {pool: sum(slot.pool == pool for slot in self._slots) for pool in self._config.pools.sizes}
 
-        Those above it are told to end: what is pending first, then what is not READY, then the youngest.
-        """
+    @property
+    def wait_s(self) -> float:
+        """How long the slowest pool's workers take from their submission to READY, as far as is known."""
+        return max(map(self._renewal.estimate_s, self._config.pools.sizes))
+
+    def resize(self, sizes: Mapping[str, int], leaving: Sequence[WorkerId] = ()) -> None:
+        """Want so many workers of each pool from now on. Who ends first of those above it: see `least_useful`."""
         for pool, size in sizes.items():
             held = [slot for slot in self._slots if slot.pool == pool]
-            for slot in least_useful(held, len(held) - size, self._roster.get):
+            for slot in least_useful(held, len(held) - size, self._roster.get, leaving):
                 self._slots.remove(slot)
                 for job in slot.jobs():
                     self._send_away(job.record, "not wanted any more")
@@ -162,7 +169,7 @@ class Reconciler:
             info = WorkerInfo(worker=record.worker, pool=record.pool, role=record.role, state=WorkerState.PENDING)
             self._roster.expect(info)
             self._roster.update_job(record.worker, job_id=record.job_id, host=record.node, ends_at=record.ends_at)
-        sizes = {pool: sum(slot.pool == pool for slot in self._slots) for pool in {slot.pool for slot in self._slots}}
+        sizes = held_sizes(self.sizes, adopted) if self._config.planner.enabled else self.sizes
         self._slots = []
         for pool in {*sizes, *(record.pool for record in adopted)}:
             mine = [record for record in adopted if record.pool == pool]

@@ -59,7 +59,13 @@ class Renewal:
         """Return how long before its end a worker's successor is submitted; at most half of the walltime."""
         if self._config.lead_s is not None:
             return min(self._config.lead_s, walltime_s * _MAX_SHARE)
-        return min(self._config.min_lead_s + _SAFETY * self._estimate_s(pool), walltime_s * _MAX_SHARE)
+        return min(self._config.min_lead_s + _SAFETY * self.estimate_s(pool), walltime_s * _MAX_SHARE)
+
+    def estimate_s(self, pool: str) -> float:
+        """Return how long a worker takes from its submission to READY; 0 where nothing is known."""
+        seen = sorted(self._seen.get(pool, ()))
+        learned = seen[min(len(seen) - 1, int(_QUANTILE * len(seen)))] if seen else 0.0
+        return learned if len(seen) >= NUM_TO_TRUST else max(learned, self._guesses.get(pool, 0.0))
 
     def is_due(self, record: JobRecord, now: float) -> bool:
         """Whether a worker's successor should be submitted at `now`, a Unix time."""
@@ -77,8 +83,3 @@ class Renewal:
         if not self.is_enabled or record.ends_at is None:
             return False
         return now >= record.ends_at - self._config.leave_s - NOTICE_S
-
-    def _estimate_s(self, pool: str) -> float:
-        seen = sorted(self._seen.get(pool, ()))
-        learned = seen[min(len(seen) - 1, int(_QUANTILE * len(seen)))] if seen else 0.0
-        return learned if len(seen) >= NUM_TO_TRUST else max(learned, self._guesses.get(pool, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcserve.records import JobRecord
@@ -61,18 +61,27 @@ def fresh_slots(pool: str, taken: Iterable[Slot], num: int) -> list[Slot]:
     return [Slot(pool, index) for index in itertools.islice(free, max(0, num))]
 
 
-def least_useful(slots: Iterable[Slot], num: int, find: Callable[[WorkerId], WorkerInfo | None]) -> list[Slot]:
-    """Return the slots that are given up first: without a job, then pending, then not READY, then the youngest."""
+def least_useful(
+    slots: Iterable[Slot], num: int, find: Callable[[WorkerId], WorkerInfo | None], leaving: Sequence[WorkerId] = ()
+) -> list[Slot]:
+    """Return the slots that are given up first: without a job, then pending, not READY, in `leaving`, the youngest."""
 
-    def use(slot: Slot) -> tuple[int, float, int]:
+    def use(slot: Slot) -> tuple[int, int, float, int]:
         if slot.job is None:
-            return (0, 0.0, -slot.index)
+            return (0, 0, 0.0, -slot.index)
         info = find(slot.job.worker)
         state = WorkerState.PENDING if info is None else info.state
         rank = {WorkerState.PENDING: 1, WorkerState.READY: 3}.get(state, 2)
-        return (rank, -slot.job.record.submitted_at, -slot.index)
+        turn = leaving.index(slot.job.worker) if slot.job.worker in leaving else len(leaving)
+        return (rank, turn, -slot.job.record.submitted_at, -slot.index)
 
     return sorted(slots, key=use)[: max(0, num)]
+
+
+def held_sizes(sizes: Mapping[str, int], records: Iterable[JobRecord]) -> dict[str, int]:
+    """Return the sizes that an earlier head's planner left, by the jobs on record; `sizes` where there are none."""
+    held = {(record.pool, record.index) for record in records}
+    return {pool: sum(pool == each for each, _ in held) for pool in sizes} if held else dict(sizes)
 
 
 def adopted_slots(pool: str, size: int, records: Iterable[JobRecord], now: float) -> tuple[list[Slot], list[JobRecord]]:
