@@ -1,11 +1,15 @@
 """What every cluster does, whatever it is made of."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from hpcserve.cluster import Cluster, JobState
 from hpcserve.errors import ClusterError
+from hpcserve.types import EndCause
 from tests.cluster.conftest import Logs, make_spec
 
 
@@ -83,6 +87,24 @@ async def test_a_worker_that_fails_is_gone_with_its_exit_code(cluster: Cluster) 
     await cluster.wait_gone([job_id], timeout_s=20)
     view = (await cluster.observe())[job_id]
     assert (view.state, view.reason) == (JobState.GONE, "FAILED: exit code 3")
+    end = (await cluster.ends([job_id, "999999"]))[job_id]
+    assert (end.cause, end.detail) == (EndCause.FAILED, "FAILED: exit code 3")
+
+
+async def test_a_running_worker_has_no_end_and_a_killed_one_was_killed(cluster: Cluster, logs: Logs) -> None:
+    spec = make_spec()
+    job_id = await cluster.launch(spec)
+    around = await logs.until_started(spec)
+    assert await cluster.ends([job_id]) == {}
+    os.kill(around["pid"], signal.SIGKILL)
+    await cluster.wait_gone([job_id], timeout_s=20)
+    assert (await cluster.ends([job_id]))[job_id].cause is EndCause.KILLED
+
+
+async def test_an_estimated_start_is_a_time_to_come_or_not_known_and_submits_nothing(cluster: Cluster) -> None:
+    starts_at = await cluster.estimate_start(make_spec())
+    assert starts_at is None or starts_at > time.time() - 5
+    assert await cluster.observe() == {}
 
 
 async def test_cancelling_what_is_gone_or_unknown_is_no_error(cluster: Cluster) -> None:

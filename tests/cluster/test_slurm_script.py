@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from hpcserve.cluster.protocol import WorkerSpec
 from hpcserve.cluster.slurm import SlurmCluster
 from hpcserve.cluster.slurm_script import import_dask_jobqueue, parse_memory_mb
+from hpcserve.config.planning_models import RenewalConfig
+from hpcserve.types import Role, WorkerId
 from tests.cluster.conftest import make_config, make_spec
 
 STATE = Path("/shared/state of mine/100%")
@@ -86,6 +89,20 @@ def test_skipped_directives_are_left_out_and_extra_ones_never() -> None:
     )
     assert "--mem-per-gpu=64G" in lines
     assert not [line for line in lines if line.startswith(("--mem=", "--gres", "-n ", "--signal"))]
+
+
+def test_excluded_nodes_are_left_out_and_without_any_there_is_no_line() -> None:
+    spec = WorkerSpec(worker=WorkerId("both-0-a"), pool="both", role=Role.BOTH, exclude=("n1", "n7"))
+    assert "#SBATCH --exclude=n1,n7" in SlurmCluster(make_config(), STATE).render(spec).splitlines()
+    assert not [line for line in directives() if line.startswith("--exclude")]
+
+
+def test_slurms_warning_comes_after_the_head_had_the_worker_leave_and_earlier_where_the_head_does_not() -> None:
+    config = make_config()
+    quick = config.model_copy(update={"renewal": RenewalConfig(leave_s=5.0)})
+    off = config.model_copy(update={"renewal": RenewalConfig(enabled=False)})
+    for each, seconds in ((quick, 15), (off, 60)):
+        assert f"#SBATCH --signal=B:TERM@{seconds}" in SlurmCluster(each, STATE).render(make_spec()).splitlines()
 
 
 def test_modules_and_prologue_come_before_the_agent_which_takes_the_shells_place() -> None:

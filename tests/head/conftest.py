@@ -100,6 +100,12 @@ class World:
         self.config = config
         self.reconciler = self.another_reconciler()
 
+    def renew_head(self) -> None:
+        """Have a new head that has heard nobody yet."""
+        self.router = Router(self.config.router, self.config.engine.block_size)
+        self.roster = Roster(self.router, self._count, clock=lambda: self.now)
+        self.reconciler = self.another_reconciler()
+
     def another_reconciler(self) -> Reconciler:
         return Reconciler(
             self.config,
