@@ -18,7 +18,7 @@ from hpcserve.dispatch.dispatcher import failure, unknown_status
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.errors import DeploymentError, WorkerLost
 from hpcserve.frontend.auth import auth_required
-from hpcserve.frontend.backend import OnOutput, context_length, ready_workers
+from hpcserve.frontend.backend import OnOutput, context_length, known_workers
 from hpcserve.frontend.context import Frontend
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.offline import Prepared, answer, prepare
@@ -99,7 +99,7 @@ class OfflineFrontend:
     def models(self) -> dict[str, int | None]:
         """Return the served model with its context in tokens, where a worker has told it."""
         status = self.status()
-        return {self._config.served_name: context_length(status) if ready_workers(status) else None}
+        return {self._config.served_name: context_length(status) if known_workers(status) else None}
 
     async def prepare(self, url: str, body: dict[str, Any]) -> Prepared:
         """Return what a request asks the engines for. Raises as its endpoint would answer."""

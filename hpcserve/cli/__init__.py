@@ -9,6 +9,7 @@ from hpcserve.cli.group import LazyGroup
 COMMANDS = {
     "up": "Start a deployment and show its endpoint.",
     "status": "Show a deployment, its workers and their load.",
+    "plan": "Show what the planner sees, what it would do now, and its last decisions.",
     "logs": "Print or follow the logs of the head, the frontend and the workers.",
     "down": "Stop a deployment; return when nothing of it is left.",
     "key": "Print the API key of a deployment.",

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from hpcserve.config import Config
+    from hpcserve.planner import PlanReport
     from hpcserve.state import StateDir
     from hpcserve.types import Status
 
@@ -38,6 +39,10 @@ class Backend(Protocol):
 
     async def fetch_status(self, state: StateDir) -> Status:
         """Return the status, of a dead head too."""
+        ...
+
+    async def fetch_plan(self, state: StateDir) -> PlanReport:
+        """Return what the planner sees and decides."""
         ...
 
     def stop(self, state: StateDir, *, force: bool) -> AsyncIterator[Status]:

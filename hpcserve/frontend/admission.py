@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Literal
 
 from hpcserve.errors import ModelNotFound, Unavailable, Unsupported
-from hpcserve.frontend.backend import context_length, ready_workers, why_not_ready
+from hpcserve.frontend.backend import context_length, known_workers, why_not_ready
 from hpcserve.frontend.context import Frontend
 from hpcserve.types import Ability
 
@@ -44,7 +44,7 @@ def check_model(frontend: Frontend, model: str) -> None:
 
 def abilities(frontend: Frontend) -> frozenset[Ability]:
     """Return what every engine that may get a request can do."""
-    workers = ready_workers(frontend.backend.status())
+    workers = known_workers(frontend.backend.status())
     return _common(tuple(each.engine.can for each in workers if each.engine is not None))
 
 

@@ -32,11 +32,20 @@ def ready_workers(status: Status) -> list[WorkerInfo]:
     return [each for each in status.workers if each.state is WorkerState.READY and each.engine is not None]
 
 
+def known_workers(status: Status) -> list[WorkerInfo]:
+    """Return the workers that requests are checked against: the ready ones.
+
+    Where there are none and a request has some started, those that were there before: the next will be like them.
+    """
+    ready = ready_workers(status)
+    return ready if ready or not status.wakes else [each for each in status.workers if each.engine is not None]
+
+
 def why_not_ready(status: Status) -> str | None:
     """Return why no request can be served now, or None when one can."""
     if status.phase in (Phase.DRAINING, Phase.STOPPED, Phase.FAILED):
         return f"the deployment is {status.phase}" + (f": {status.detail}" if status.detail else "")
-    if not ready_workers(status):
+    if not known_workers(status):
         return f"no worker is ready yet ({_states(status)})"
     if status.phase is not Phase.SERVING:
         return f"the deployment is {status.phase} ({_states(status)})"
@@ -44,8 +53,11 @@ def why_not_ready(status: Status) -> str | None:
 
 
 def context_length(status: Status) -> int:
-    """Return how many tokens, prompt and output together, every ready worker can hold. Needs one that is ready."""
-    return min(each.engine.max_model_len for each in ready_workers(status) if each.engine is not None)
+    """Return how many tokens, prompt and output together, every worker that may get a request can hold.
+
+    Needs one that is known.
+    """
+    return min(each.engine.max_model_len for each in known_workers(status) if each.engine is not None)
 
 
 def _states(status: Status) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from hpcserve.frontend.backend import context_length, ready_workers
+from hpcserve.frontend.backend import context_length, known_workers
 from hpcserve.frontend.context import FRONTEND, RECORD, Frontend
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.replies import Reply
@@ -115,7 +115,7 @@ def _status(status: Status, points: Iterable[Point], *, may_chat: bool, is_opera
         name=status.name,
         phase=str(status.phase),
         model=status.model if may_chat else None,
-        max_model_len=context_length(status) if ready_workers(status) else None,
+        max_model_len=context_length(status) if known_workers(status) else None,
         mode=status.mode,
         policy=status.policy,
         cluster=status.cluster,

@@ -18,6 +18,7 @@ from hpcserve.head.limits import LimitBook
 from hpcserve.head.traffic import TrafficSum
 from hpcserve.keys import Limits
 from hpcserve.observability.samples import Samples
+from hpcserve.planner import PlanReport
 from hpcserve.router.router import Router
 from hpcserve.types import Assignment, RequestId, RouteRequest, Status, Traffic, WorkerId
 
@@ -60,6 +61,7 @@ class HeadService:
         self.on_frontend = on_frontend
         self.on_stop = on_stop
         self.is_ours = is_ours
+        self.make_plan: Callable[[], PlanReport] | None = None
         self.peers: set[_Peer] = set()
         self.traffic = TrafficSum()
         self.metrics = MetricsSum()
@@ -200,6 +202,8 @@ class _Peer:
                 return None
             case "others":
                 return self._service.metrics.others_than(self._frontend.pid if self._frontend else 0)
+            case "plan" if self._service.make_plan is not None:
+                return self._service.make_plan()
             case "subscribe":
                 return self._subscribe()
             case "stop":

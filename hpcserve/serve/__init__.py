@@ -5,6 +5,6 @@
 
 from hpcserve.serve.start import render_jobs, start
 from hpcserve.serve.stop import stop
-from hpcserve.serve.watch import fetch_status, watch
+from hpcserve.serve.watch import fetch_plan, fetch_status, watch
 
-__all__ = ["fetch_status", "render_jobs", "start", "stop", "watch"]
+__all__ = ["fetch_plan", "fetch_status", "render_jobs", "start", "stop", "watch"]

@@ -112,6 +112,7 @@ class HeadProcess:
                 keep(self._parts.history, lambda: (self.status(), self._parts.service.traffic.total())),
                 name="keep the history",
             ),
+            asyncio.create_task(self._parts.planning.run(), name="plan"),
             asyncio.create_task(self._parts.frontends.run(), name="keep the frontends"),
             asyncio.create_task(self._parts.batches.run(), name="keep the batch runner"),
         }

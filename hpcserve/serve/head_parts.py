@@ -10,6 +10,7 @@ from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import Identity
 from hpcserve.config.models import Config
 from hpcserve.head import dashboard
+from hpcserve.head.planning import Planning
 from hpcserve.head.plugin import RoutingPlugin
 from hpcserve.head.reconciler import Reconciler
 from hpcserve.head.roster import Roster
@@ -63,6 +64,7 @@ class HeadParts:
     service: HeadService
     cluster: Cluster
     reconciler: Reconciler
+    planning: Planning
     frontends: FrontendKeeper
     batches: BatchKeeper
     history: History
@@ -79,30 +81,45 @@ def build_parts(config: Config, state: StateDir, life: HeadLife, host: str | Non
     cluster = make_cluster(config, state.path)
     frontends = FrontendKeeper(state, config.frontend, host)
     plugin = RoutingPlugin(roster, UnitPlacer(router, roster, config.engine.block_size))
+    reconciler = Reconciler(
+        config,
+        cluster,
+        roster,
+        state,
+        poll_s=_POLL_S[cluster.kind],
+        idle_poll_s=_IDLE_POLL_S[cluster.kind],
+        tail=lambda worker: "\n".join(tail(state.logs / f"{worker}.log", _LOG_LINES)),
+        tell=plugin.command,
+    )
+    service = HeadService(
+        router,
+        Identity(state.tls_cert, state.tls_key),
+        max_wait_s=config.router.queue.max_wait_s,
+        make_status=life.status,
+        on_frontend=life.on_frontend,
+        on_stop=life.request_stop,
+        is_ours=frontends.takes,
+    )
+    planning = Planning(
+        config,
+        state,
+        router,
+        roster,
+        reconciler,
+        traffic=service.traffic.total,
+        tell=plugin.command,
+        on_change=life.on_change,
+        can_resize=cluster.kind != "mpi",  # an allocation has the ranks that it has
+    )
+    service.make_plan = planning.report
     return HeadParts(
         router=router,
         roster=roster,
         plugin=plugin,
-        service=HeadService(
-            router,
-            Identity(state.tls_cert, state.tls_key),
-            max_wait_s=config.router.queue.max_wait_s,
-            make_status=life.status,
-            on_frontend=life.on_frontend,
-            on_stop=life.request_stop,
-            is_ours=frontends.takes,
-        ),
+        service=service,
         cluster=cluster,
-        reconciler=Reconciler(
-            config,
-            cluster,
-            roster,
-            state,
-            poll_s=_POLL_S[cluster.kind],
-            idle_poll_s=_IDLE_POLL_S[cluster.kind],
-            tail=lambda worker: "\n".join(tail(state.logs / f"{worker}.log", _LOG_LINES)),
-            tell=plugin.command,
-        ),
+        reconciler=reconciler,
+        planning=planning,
         frontends=frontends,
         batches=BatchKeeper(config, state),
         history=History(dashboard.NUM_POINTS),

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from hpcserve.config.models import Config
+from hpcserve.head.planning import knows_engine
 from hpcserve.serve.head_parts import HeadParts
 from hpcserve.types import Phase, Role, Status, WorkerState
 
@@ -40,7 +41,7 @@ def describe(config: Config, parts: HeadParts, moment: Moment) -> Status:
         head_pid=os.getpid(),
         head_host=os.uname().nodename,
         started_at=moment.started_at,
-        wanted=config.pools.sizes,
+        wanted=parts.reconciler.sizes,
         workers=parts.roster.workers(),
         load=parts.roster.loads(),
         num_waiting=parts.router.num_waiting,
@@ -48,6 +49,9 @@ def describe(config: Config, parts: HeadParts, moment: Moment) -> Status:
         traffic=parts.service.traffic.total(),
         ends=parts.reconciler.ends,
         excluded_nodes=parts.reconciler.excluded_nodes,
+        plan=parts.planning.last,
+        num_planned=dict(parts.planning.counts),
+        wakes=parts.planning.wakes,
         warnings=(*moment.warnings, *_warnings(parts)),
         detail=moment.detail,
     )
@@ -55,6 +59,8 @@ def describe(config: Config, parts: HeadParts, moment: Moment) -> Status:
 
 def is_usable(config: Config, parts: HeadParts) -> bool:
     """Return whether requests are answered: by a frontend, and a READY worker of every role that is needed."""
+    if parts.planning.wakes and knows_engine(parts.roster.workers()):
+        return bool(parts.frontends.infos)  # whoever asks has a worker started
     ready = {info.role for info in parts.roster.workers() if info.state is WorkerState.READY}
     needed = {Role(pool) for pool in config.pools.sizes}
     return bool(parts.frontends.infos) and needed <= ready

@@ -12,6 +12,7 @@ from hpcserve.cluster import JobState
 from hpcserve.comm.channel import Channel, connect
 from hpcserve.comm.tls import Identity
 from hpcserve.errors import BadRequest, ConnectionLost, DeploymentError
+from hpcserve.planner import PlanReport
 from hpcserve.records import HeadRecord
 from hpcserve.serve.leftovers import head_job, is_alive, live_jobs
 from hpcserve.state import StateDir
@@ -85,6 +86,15 @@ async def fetch_status(state: StateDir) -> Status:
         finally:
             await watcher.close()
     return await _status_without_head(state, None)
+
+
+async def fetch_plan(state: StateDir) -> PlanReport:
+    """Return what the planner sees and decides. Raises `DeploymentError` without a head."""
+    watcher = await connect_watcher(state, await _head(state))
+    try:
+        return await watcher.channel.call("plan", None, PlanReport, timeout_s=_CALL_TIMEOUT_S)
+    finally:
+        await watcher.close()
 
 
 async def connect_watcher(state: StateDir, head: HeadRecord) -> Watcher:

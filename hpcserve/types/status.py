@@ -47,5 +47,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ends: dict[EndCause, int] = {}  # workers that ended since the deployment was started, by cause
     excluded_nodes: dict[str, str] = {}  # nodes that get no worker any more, and why
     plan: str = ""  # the planner's last decision and its reason
+    num_planned: dict[str, int] = {}  # decisions of the planner that were carried out: "flip", "grow", "shrink"
+    wakes: bool = False  # whether requests may come while there is no worker: they have one started
     warnings: tuple[str, ...] = ()
     detail: str = ""  # why it failed
