@@ -6,9 +6,10 @@ Whatever happens between start and SERVING (an error, the time limit, a signal),
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ from hpcserve.types import Phase, Status
 _Result = TypeVar("_Result")
 
 DEFAULT_TIMEOUT_S = 600.0
+_LIVING = (Phase.STARTING, Phase.SERVING)
+_MAX_SUCCESSORS = 5  # of heads that die, in one session
 SETTLE_S = 20.0  # how long an endpoint that answers is held back for the workers that are still coming up
 
 
@@ -59,6 +62,10 @@ class Session:
         """
         with self.interrupts:
             return await (await self._start()).around(work)
+
+    async def restart(self, state: StateDir) -> _Started:
+        """Start another head for what has run. Raises as `serve.start` does."""
+        return await replace(self, given=frozenset(), config=state.read_config())._start()
 
     async def _start(self) -> _Started:
         left: list[str] = []
@@ -157,14 +164,13 @@ class _Started:
         raise StartError(await self._last_words())
 
     async def _hold(self) -> int:
-        """Show the deployment until a signal, or until it ends by itself."""
+        """Show the deployment until a signal, or until it ends by itself. A head that dies gets a successor."""
         try:
-            with self.screen.line() as view:
-                await self.session.interrupts.during(self._show_changes(view))
+            for _ in range(_MAX_SUCCESSORS):
+                if await self._hold_once() not in _LIVING or not await self._bring_back():
+                    break
         except Interrupted:
             return 0 if await self._take_down() else INTERRUPTED
-        except HpcserveError as err:
-            say(f"lost the head: {err.message}")
         status = await self.session.serve.fetch_status(self.state)
         if status.phase is Phase.STOPPED:
             say(f"{self.state.name} was stopped from elsewhere")
@@ -173,9 +179,31 @@ class _Started:
         await self._take_down(force=True)
         raise DeploymentError(reason)
 
-    async def _show_changes(self, view: View) -> None:
+    async def _hold_once(self) -> Phase | None:
+        """Show one head's life, and return the last that it said of itself: one that dies says nothing of it."""
+        phases: deque[Phase] = deque(maxlen=1)
+        try:
+            with self.screen.line() as view:
+                await self.session.interrupts.during(self._show_changes(view, phases))
+        except HpcserveError as err:
+            say(f"lost the head: {err.message}")
+        return phases[-1] if phases else None
+
+    async def _bring_back(self) -> bool:
+        """Start another head for what one has left that died."""
+        try:
+            started = await self.session.restart(self.state)
+            with self.screen.table() as view:
+                await self.session.interrupts.during(started._come_up(view))
+        except HpcserveError as err:
+            say(f"it did not come back: {err.message}")
+            return False
+        return True
+
+    async def _show_changes(self, view: View, phases: deque[Phase]) -> None:
         async with changes(self.session.serve.watch(self.state)) as statuses:
             async for status in statuses:
+                phases.append(status.phase)
                 view.update(status)
 
     async def _take_down(self, *, force: bool = False) -> bool:

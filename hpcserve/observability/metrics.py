@@ -82,6 +82,7 @@ class ServiceMetrics:
         """`status` is called at every scrape."""
         self._status = status
         self.siblings: Callable[[], Awaitable[Samples]] | None = None  # what other frontends of the deployment counted
+        self.num_headless: Callable[[], int] = lambda: 0  # requests that wait for a head
         self._dispatch = dispatch or DispatchCounts()
         self.requests: Counter[tuple[str, int]] = Counter()  # by route and HTTP status; 499: the client hung up
         self.finished: Counter[str] = Counter(dict.fromkeys(get_args(FinishReason), 0))  # sequences by finish reason
@@ -144,6 +145,8 @@ class ServiceMetrics:
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily("hpcserve_inflight_requests", "Requests that generate now.", value=self.inflight)
         yield GaugeMetricFamily("hpcserve_queued_requests", "Requests without a first token yet.", value=self.queued)
+        headless = self.num_headless()
+        yield GaugeMetricFamily("hpcserve_headless_requests", "Requests that wait for a lost head.", value=headless)
         sizes = (self.prompt_size, self.generation_size)
         for histogram in (self.ttft, self.itl, self.tpot, self.e2e, self._dispatch.queue, *sizes):
             yield histogram.family()

@@ -73,7 +73,7 @@ async def run_frontend(config: Config, state: StateDir, index: int = 0, port: in
             head.samples, metrics.siblings = metrics.samples, head.others
         jobs = JobStore(jobs_directory(config, state)) if config.batches.enabled else None
         app = make_app(config, dispatcher, _keys(config, state, head), tokenizer, metrics, tracer, jobs)
-        head.traffic = metrics.traffic
+        head.traffic, metrics.num_headless = metrics.traffic, lambda: head.num_waiting
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
         with suppress(TimeoutError):  # who connects before has to be refused: there may be others who can serve

@@ -232,6 +232,25 @@ def test_a_head_that_dies_while_serving_is_reported_and_cleaned_up_after(run) ->
     assert fake.calls[-2:] == ["stop force=True", "stopped"]
 
 
+def test_a_head_that_dies_without_a_word_gets_a_successor_which_is_held_as_well(run) -> None:
+    left = "1 worker and the frontend (pid 7) are"
+    fake = FakeServe([[SERVING], [SERVING], [SERVING], [SERVING, interrupt, None]], left=left)
+    result = run(*UP, serve=fake)
+    assert result.exit_code == 0
+    assert "had died" in result.stderr
+    assert f"{left} still there: a new head takes over" in result.stderr
+    assert fake.calls.count("start") == 2
+    assert fake.calls[-2:] == ["stop force=False", "stopped"]
+
+
+def test_what_was_taken_over_is_left_as_it_is_where_it_does_not_come_up(run) -> None:
+    fake = FakeServe([[LOADING, None]], left="2 workers are")
+    result = run(*UP, "--detach", "--timeout", "0.05", serve=fake)
+    assert result.exit_code == 6
+    assert "is left as it is" in result.stderr
+    assert not [call for call in fake.calls if call.startswith("stop")]
+
+
 def test_stopped_from_elsewhere_is_no_error(run) -> None:
     fake = FakeServe([[SERVING], [SERVING, make_status(Phase.STOPPED)]])
     result = run(*UP, serve=fake)
