@@ -41,12 +41,13 @@ def check_listening(frontend: FrontendConfig) -> None:
 
 
 def reserve_port(frontend: FrontendConfig, adopted: int | None = None) -> socket.socket | None:
-    """Return a socket that holds the port which several processes are about to share; None where one listens alone.
+    """Return a socket that holds the port which frontends are about to share; None where that has no use.
 
     It takes no connections itself. Held for as long as the head lives, so that a process that is started anew finds
-    the port free. `adopted` is the one that processes of an earlier head share already. Raises `StartError`.
+    the port free, also a single one that had any free port. `adopted` is the one that processes of an earlier head
+    have already. Raises `StartError`.
     """
-    if frontend.processes == 1:
+    if not frontend.tcp or (frontend.processes == 1 and frontend.port):
         return None
     port = frontend.port if adopted is None else adopted
     holder = socket.socket(socket.AF_INET6 if ":" in frontend.host else socket.AF_INET)

@@ -8,7 +8,7 @@ import pytest
 
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.errors import ConfigError
-from hpcserve.serve.listening import check_listening, endpoint_url, plain_http_warnings, resolved
+from hpcserve.serve.listening import check_listening, endpoint_url, plain_http_warnings, reserve_port, resolved
 from tests.certificates import make_certificate
 
 
@@ -56,3 +56,17 @@ def test_what_cannot_be_listened_with_is_refused_before_a_start(tmp_path: Path) 
     (tmp_path / "open").chmod(0o755)
     with pytest.raises(ConfigError, match="others may enter"):
         check_listening(FrontendConfig(port=0, unix_socket=tmp_path / "open" / "s"))
+
+
+def test_any_free_port_is_kept_for_the_frontend_that_takes_the_place_of_a_dead_one() -> None:
+    holder = reserve_port(FrontendConfig(port=0))
+    assert holder is not None
+    with holder:
+        port = holder.getsockname()[1]
+        with reserve_port(FrontendConfig(port=0), adopted=port) or pytest.fail("not held") as successor:
+            assert successor.getsockname()[1] == port
+
+
+@pytest.mark.parametrize("frontend", [FrontendConfig(port=8000), FrontendConfig(port=0, tcp=False)])
+def test_a_single_frontend_with_a_port_of_its_own_needs_nobody_to_hold_it(frontend: FrontendConfig) -> None:
+    assert reserve_port(frontend) is None
