@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from hpcserve.agent import membership
+from hpcserve.agent import membership, node
 from hpcserve.agent.node import NodeAgent, NodeSpec
 from hpcserve.comm.channel import connect
-from hpcserve.comm.protocol import Command
+from hpcserve.comm.protocol import Announcement, Command
 from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.config import Config
 from hpcserve.dispatch.agents import AgentLink
@@ -115,6 +116,30 @@ async def test_the_head_can_tell_an_agent_to_stop(state: StateDir, config: Confi
         head.plugin.command(WORKER, Command(op="stop"))
         await asyncio.wait_for(running, 20)
         await head.until(WORKER, WorkerState.STOPPED)
+
+
+async def test_an_idle_agent_gives_signs_of_life_and_one_that_was_given_up_is_told_to_end(
+    state: StateDir, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "_SIGN_OF_LIFE_S", 0.3)
+    heard: asyncio.Queue[Announcement] = asyncio.Queue()
+    async with head_on(state, config) as head, agent_of(state, config, tmp_path) as running:
+        await head.until(WORKER, WorkerState.READY)
+        hear = head.roster.hear
+
+        def listen(announcement: Announcement, address: str) -> bool:
+            heard.put_nowait(announcement)
+            return hear(announcement, address)
+
+        monkeypatch.setattr(head.roster, "hear", listen)
+        async with asyncio.timeout(10):
+            while await heard.get() != Announcement(worker=WORKER):  # nothing new, but there
+                pass
+        info = head.roster.get(WORKER)
+        assert info is not None
+        head.roster.end(WORKER, WorkerState.FAILED, "given up by mistake")
+        head.plugin._hear(info.worker, msgspec.msgpack.encode(Announcement(worker=WORKER, info=info)))
+        await asyncio.wait_for(running, 20)
 
 
 async def test_an_engine_that_cannot_start_is_announced_with_its_reason(
