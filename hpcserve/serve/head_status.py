@@ -45,6 +45,7 @@ def describe(config: Config, parts: HeadParts, moment: Moment) -> Status:
         workers=parts.roster.workers(),
         load=parts.roster.loads(),
         num_waiting=parts.router.num_waiting,
+        num_placed=parts.router.stats().active_requests,
         num_backfilling=parts.router.num_backfilling,
         traffic=parts.service.traffic.total(),
         ends=parts.reconciler.ends,

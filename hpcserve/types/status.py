@@ -42,6 +42,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     workers: tuple[WorkerInfo, ...] = ()
     load: dict[WorkerId, LoadReport] = {}
     num_waiting: int = 0  # requests that no worker was chosen for yet
+    num_placed: int = 0  # requests that have their place on a worker
     num_backfilling: int = 0  # the same of batches' requests, which wait for room
     traffic: Traffic | None = None  # of all frontends since the head started
     ends: dict[EndCause, int] = {}  # workers that ended since the deployment was started, by cause
