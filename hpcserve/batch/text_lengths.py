@@ -106,7 +106,7 @@ class _Planned:
         )
 
     async def run(self, request: EngineRequest, on_output: OnOutput, caller: Caller) -> None:
-        raise NotImplementedError("only prompts are made here")
+        raise RuntimeError("only prompts are made here")
 
     def status(self) -> Status:
         return self._status
