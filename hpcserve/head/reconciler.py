@@ -130,6 +130,7 @@ class Reconciler:
             for held in list(slot.jobs()):
                 self._judge(slot, held, views.get(held.record.job_id))
         self._is_stale |= await self._burial.step(views)
+        self._is_stale |= self._succession.make_room(self._slots)
         for slot in self._slots:
             await self._renew(slot)
             if slot.job is None and self._clock() >= slot.retry_at:

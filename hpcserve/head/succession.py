@@ -6,8 +6,11 @@ By what rules is `renewal.py`'s; jobs are launched by the reconciler, for whom a
 from __future__ import annotations
 
 import logging
+import math
+import re
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from hpcserve.comm.protocol import Command
 from hpcserve.config.models import Config
@@ -16,9 +19,12 @@ from hpcserve.head.launcher import Launcher
 from hpcserve.head.renewal import Renewal
 from hpcserve.head.roster import Roster
 from hpcserve.head.slots import Held, Slot
-from hpcserve.types import EndCause, WorkerId
+from hpcserve.types import EndCause, WorkerId, WorkerState
 
 log = logging.getLogger(__name__)
+
+_PENDING_S = 15.0  # Slurm may take that long to start a job that has room
+_NO_ROOM = re.compile("Resources|QOS|Assoc")  # reasons of squeue(1); with "Priority" others would take the room
 
 
 class Succession:
@@ -64,10 +70,26 @@ class Succession:
                 self._have_leave(old)
             return False
         log.info("%s takes over from %s", successor.worker, old.worker)
-        slot.release(old)
-        leave_at = self._have_leave(old)
-        patience_s = leave_at - self._wall() + END_S
-        self._burial.take(old.record, patience_s=patience_s, cause=EndCause.TOLD, detail="renewed", was_told=True)
+        self._dismiss(slot, old, "renewed")
+        return True
+
+    def make_room(self, slots: Iterable[Slot]) -> bool:
+        """Where successors pend for want of room have one worker leave for them; True if one does.
+
+        Whose successor then starts is Slurm's choice; when that one is READY its own predecessor leaves, which makes
+        room for the next. So one at a time is enough, and no pool loses its only worker.
+        """
+        held = list(slots)
+        if self._burial.records or not all(slot.job and self._roster.is_ready(slot.job.worker) for slot in held):
+            return False
+        sizes = Counter(slot.pool for slot in held)
+        stuck = [slot for slot in held if sizes[slot.pool] > 1 and self.is_due(slot) and self._lacks_room(slot)]
+        if not stuck:
+            return False
+        slot = min(stuck, key=_ends_at)
+        assert slot.job is not None
+        log.warning("%s leaves early: successors have no room beside their predecessors", slot.job.worker)
+        self._dismiss(slot, slot.job, "made room for successors")
         return True
 
     async def learn(self, slot: Slot) -> None:
@@ -79,8 +101,26 @@ class Succession:
             wait_s = await self._launcher.estimate_wait_s(slot.pool)
             self._renewal.guess(slot.pool, wait_s or 0.0)
 
+    def _lacks_room(self, slot: Slot) -> bool:
+        """Whether the successor has been pending for a while, for a reason that the old worker's leaving may lift."""
+        info = None if slot.successor is None else self._roster.get(slot.successor.worker)
+        if slot.successor is None or info is None or info.state is not WorkerState.PENDING:
+            return False
+        waited_s = self._wall() - slot.successor.record.submitted_at
+        return waited_s > _PENDING_S and _NO_ROOM.search(info.detail) is not None
+
+    def _dismiss(self, slot: Slot, old: Held, why: str) -> None:
+        slot.release(old)
+        patience_s = self._have_leave(old) - self._wall() + END_S
+        self._burial.take(old.record, patience_s=patience_s, cause=EndCause.TOLD, detail=why, was_told=True)
+
     def _have_leave(self, held: Held) -> float:
         leave_at = self._renewal.leave_at(held.record, self._wall(), self._drain_s)
         held.was_told = True
         self._tell(held.worker, Command(op="stop", leave_at=leave_at))
         return leave_at
+
+
+def _ends_at(slot: Slot) -> float:
+    end = None if slot.job is None else slot.job.record.ends_at
+    return math.inf if end is None else end

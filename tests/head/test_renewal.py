@@ -85,6 +85,12 @@ async def bring_up_with_ends(world: World, walltime_s: float = HOUR_S) -> list[s
     return world.cluster.alive
 
 
+def wait_behind_others(world: World) -> None:
+    for job_id, view in world.cluster.views.items():
+        if view.state is JobState.PENDING:
+            world.cluster.become(job_id, JobState.PENDING, reason="Priority")
+
+
 async def test_a_successor_takes_over_when_it_is_ready_and_the_old_worker_is_told_by_when_to_leave(
     world: World,
 ) -> None:
@@ -122,6 +128,7 @@ async def test_an_old_worker_that_does_not_hear_is_sent_a_signal(world: World) -
 async def test_without_a_successor_in_time_the_old_worker_stays_until_shortly_before_its_end(world: World) -> None:
     first, *_ = await bring_up_with_ends(world)
     await world.step(HOUR_S - 60)
+    wait_behind_others(world)
     await world.step(20)
     assert not world.told
     await world.step(10)
@@ -161,6 +168,36 @@ async def test_a_preemption_with_grace_is_seen_by_its_earlier_end_and_answered_l
     await world.step(1)
     assert world.reconciler.ends == {EndCause.PREEMPTED: 1}
     assert len(world.cluster.alive) == 3
+
+
+async def test_where_successors_have_no_room_one_worker_leaves_early_and_each_that_is_ready_relieves_the_next(
+    world: World,
+) -> None:
+    _, one, two = await bring_up_with_ends(world)
+    await world.step(HOUR_S - 60)
+    await world.step(10)
+    assert not world.told, "they may start yet"
+    await world.step(6)
+    await world.step(1)
+    ((told, _),) = world.told
+    assert told == world.cluster.specs[one].worker, "no pool loses its only worker"
+    world.announce(one, WorkerState.DRAINING)
+    world.end(one)
+    world.run(world.successor_of(two), HOUR_S)  # Slurm takes that one
+    await world.step(1)
+    assert [worker for worker, _ in world.told] == [told, world.cluster.specs[two].worker]
+    await world.step(1)
+    assert len(world.told) == 2
+    assert len(world.cluster.specs) == 6
+
+
+async def test_nobody_leaves_early_for_a_successor_that_waits_behind_others(world: World) -> None:
+    await bring_up_with_ends(world)
+    await world.step(HOUR_S - 60)
+    wait_behind_others(world)
+    await world.step(1)
+    await world.step(16)
+    assert not world.told
 
 
 async def test_the_cluster_is_asked_for_an_estimate_only_while_too_little_was_seen(world: World) -> None:
