@@ -56,8 +56,7 @@ class Reconciler:
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`tell` has an agent do something; `clock` is for what passes here, `wall` gives Unix time, as Slurm does."""
-        self._clock = clock
-        self._wall = wall
+        self._clock, self._wall = clock, wall
         self._config = config
         self._cluster = cluster
         self._roster = roster
@@ -94,6 +93,8 @@ class Reconciler:
                 await self.step()
             except StartError:
                 raise
+            except (ClusterError, OSError) as err:  # Slurm's controller is away, or the disk is full
+                log.warning("not all could be done; trying again: %s", err)
             except Exception:  # a fault here must not end the engines; the next round looks at the world anew
                 log.exception("reconciling failed")
             await self._pause()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import Counter
 
 import pytest
@@ -194,3 +195,24 @@ async def test_a_new_head_takes_over_the_jobs_of_the_last_and_launches_nothing(w
     await second.step()
     assert len(world.cluster.specs) == 3
     assert {record.job_id for record in world.state.read_jobs()} == {record.job_id for record in records}
+
+
+async def test_a_full_disk_is_a_line_in_the_log_and_the_jobs_are_on_record_once_there_is_room(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(records: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(type(world.state), "write_jobs", lambda _, records: refuse(records))
+        running = asyncio.create_task(world.reconciler.run())
+        async with asyncio.timeout(10):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while len(world.state.read_jobs()) != 3:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    assert {record.job_id for record in world.state.read_jobs()} == set(world.cluster.alive)
+    assert "No space left" in caplog.text
+    assert "Traceback" not in caplog.text
