@@ -63,7 +63,7 @@ def join_world() -> MpiWorld:
     _wait(mpi, duplicate.Ibcast([name, mpi.BYTE], root=0))
     library = " ".join(str(mpi.Get_library_version()).split(",")[0].split()).replace("Open MPI v", "Open MPI ")
     return MpiWorld(
-        mpi=mpi, comm=duplicate, id=bytes(name).hex(), library=library[:60], is_cuda_direct=_reads_device_memory()
+        mpi=mpi, comm=duplicate, id=bytes(name).hex(), library=library[:60], is_cuda_direct=reads_device_memory()
     )
 
 
@@ -96,7 +96,8 @@ def _wait(mpi: Any, request: Any) -> None:
         time.sleep(1e-3)
 
 
-def _reads_device_memory() -> bool:
+def reads_device_memory() -> bool:
+    """Whether the MPI library takes device memory, as far as it tells. It need not be started."""
     told = os.environ.get(CUDA_OVERRIDE) or os.environ.get("MPICH_GPU_SUPPORT_ENABLED")
     if told in ("0", "1"):
         return told == "1"
