@@ -224,10 +224,16 @@ class StateDir:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Hold the deployment for one `up`, from looking at what is left to spawning a head."""
+        """Hold the deployment for one `up`, from looking at what is left to spawning a head.
+
+        Raises `DeploymentError` also where the disk is full.
+        """
         self._make(self.path)
         with _locked(self.path / "up.lock", f"deployment {self.name!r} is being started by another hpcserve up"):
-            yield
+            try:
+                yield
+            except OSError as err:
+                raise DeploymentError(f"cannot start in the state directory {self.path}: {err.strerror or err}") from err
 
     def _make(self, directory: Path) -> None:
         try:

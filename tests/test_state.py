@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -101,3 +102,8 @@ def test_a_process_that_ended_but_was_not_waited_for_is_dead() -> None:
         child.stdin.close()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert not proc.is_alive
+
+
+def test_a_full_disk_at_the_start_is_said_in_words(state: StateDir) -> None:
+    with pytest.raises(DeploymentError, match="No space left on device"), state.starting():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
