@@ -233,7 +233,9 @@ class StateDir:
             try:
                 yield
             except OSError as err:
-                raise DeploymentError(f"cannot start in the state directory {self.path}: {err.strerror or err}") from err
+                raise DeploymentError(
+                    f"cannot start in the state directory {self.path}: {err.strerror or err}"
+                ) from err
 
     def _make(self, directory: Path) -> None:
         try:
