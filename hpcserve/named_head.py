@@ -10,6 +10,14 @@ from hpcserve.state import StateDir
 POLL_S = 0.5
 
 
+async def next_head(state: StateDir, known: HeadRecord) -> None:
+    """Return when another head is named than `known`, wherever it is reached, which may be never."""
+    while True:
+        if state.read_head() not in (None, known):
+            return
+        await asyncio.sleep(POLL_S)
+
+
 async def other_head(state: StateDir, known: HeadRecord) -> None:
     """Return when a head is named that is to be reached elsewhere than `known`, which may be never.
 

@@ -20,7 +20,7 @@ from hpcserve.agent.units import Units
 from hpcserve.comm.protocol import ANNOUNCE, COMMAND, PEERS, Announcement, Command
 from hpcserve.comm.tls import security
 from hpcserve.errors import ConnectionLost, HpcserveError
-from hpcserve.named_head import other_head
+from hpcserve.named_head import next_head, other_head
 from hpcserve.records import HeadRecord
 from hpcserve.state import StateDir
 from hpcserve.types import WorkerId, WorkerInfo
@@ -28,7 +28,7 @@ from hpcserve.types import WorkerId, WorkerInfo
 log = logging.getLogger(__name__)
 
 _JOIN_TIMEOUT_S = 30.0
-_RETRY_S = 1.0
+_RETRY_S = 0.5
 _UNITS_AT_ONCE = 64  # Dask's threads: units are coroutines and take none
 
 # What distributed would do by itself and an agent must not: sample stacks, serve pages to everybody, kill by memory,
@@ -132,8 +132,7 @@ class Membership:
         worker.stream_handlers[COMMAND] = self._take_command
         await worker.plugin_add(UnitPlugin(self._units))
         try:
-            async with asyncio.timeout(_JOIN_TIMEOUT_S):
-                await worker
+            await self._join(worker, head)
         except BaseException:
             await worker.close(nanny=False)
             raise
@@ -143,6 +142,24 @@ class Membership:
         self.announce(self._on_joined())
         await self._until_gone(worker, head)
         log.warning("the head at %s is gone", head.scheduler)
+
+    async def _join(self, worker: Any, head: HeadRecord) -> None:
+        """Start a Dask worker. Dask tries one that is not there at growing intervals: only while it is named.
+
+        Raises as Dask does, `TimeoutError`, and `ConnectionLost` where another head is named meanwhile.
+        """
+        joining = asyncio.ensure_future(worker)
+        succeeded = asyncio.create_task(next_head(self._state, head))
+        try:
+            async with asyncio.timeout(_JOIN_TIMEOUT_S):
+                await asyncio.wait((joining, succeeded), return_when=asyncio.FIRST_COMPLETED)
+            if not joining.done():
+                raise ConnectionLost(f"the head at {head.scheduler} has a successor")
+            joining.result()
+        finally:
+            for task in (joining, succeeded):
+                task.cancel()
+            await asyncio.gather(joining, succeeded, return_exceptions=True)
 
     async def _until_gone(self, worker: Any, head: HeadRecord) -> None:
         """Return when the head has gone, or has a successor elsewhere: a host that is lost closes no connection."""

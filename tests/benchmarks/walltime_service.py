@@ -58,7 +58,7 @@ def main() -> int:
         env = os.environ | {"HPCSERVE_STATE_DIR": f"{name}/state"}
         with _deployment(env, "--cluster", "local", "--set", "engine.mock.speedup=.inf") as up:
             texts = asyncio.run(_texts(up, options.tokens))
-        with _slurm(env, Path(name) / "dc", options.port):
+        with slurm_for(env, Path(name) / "dc", options.port):
             slurm = (
                 "--cluster", "slurm", "--nodes", str(options.nodes), "--walltime", options.walltime,
                 "--set", f"engine.mock.speedup={_SPEEDUP}",
@@ -68,7 +68,8 @@ def main() -> int:
 
 
 @contextmanager
-def _slurm(env: dict[str, str], directory: Path, port: int) -> Iterator[None]:
+def slurm_for(env: dict[str, str], directory: Path, port: int) -> Iterator[None]:
+    """Have `env` name a development cluster: the one that it names already, or one that lives for as long as this."""
     if "SLURM_CONF" in env:
         yield
         return
