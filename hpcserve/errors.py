@@ -144,6 +144,10 @@ class WorkerLost(EngineError):
     code = "worker_lost"
 
 
+class WorkerLeaving(WorkerLost):
+    """A worker that has to leave gave a request up, with all that it had said; no fault of the request's."""
+
+
 class KVError(HpcserveError):
     """KV cannot be moved here: the transport is missing, or the memory cannot be registered."""
 

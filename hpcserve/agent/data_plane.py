@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from hpcserve.agent.preflight import Exhibition
+from hpcserve.agent.streams import Stream
 from hpcserve.comm.channel import Channel, Listener
 from hpcserve.comm.tls import Identity
 from hpcserve.engine.protocol import AsyncEngine
@@ -31,13 +32,20 @@ class DataPlane:
         identity: Identity,
         on_request: Callable[[EngineRequest], None] | None = None,
         exhibition: Exhibition | None = None,
+        *,
+        moves_kv: bool = True,
     ) -> None:
         """`on_request` is told of each request before the engine is. `exhibition`: what other agents check KV with."""
         self._run = run_of(engine)
         self._on_request = on_request
         self.exhibition = exhibition
         self._listener = Listener(self._open_session, identity)
-        self._num_running = 0
+        self._engine = engine
+        self.moves_kv = moves_kv
+        self.streams: set[Stream] = set()  # that run now
+        self._handed_over: set[RequestId] = set()  # whose KV was not fetched yet
+        self._all_taken = asyncio.Event()
+        self._all_taken.set()
         self._idle = asyncio.Event()
         self._idle.set()
         self.engine_died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -55,6 +63,25 @@ class DataPlane:
             return False
         return True
 
+    async def part(self, stream: Stream) -> None:
+        """Have a request leave, with its KV where that moves; return when the frontend was told."""
+        await stream.part(self._engine)
+
+    async def all_taken(self, timeout_s: float) -> bool:
+        """Wait until the KV of all that left was fetched, or is not wanted; False if `timeout_s` went by first."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._all_taken.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def taken(self, request_id: RequestId) -> None:
+        """The KV of a request that left was fetched, or nobody wants it any more. Unknown ones are ignored."""
+        self._handed_over.discard(request_id)
+        if not self._handed_over:
+            self._all_taken.set()
+
     async def close(self) -> None:
         """End every connection; frontends re-assign what still ran."""
         await self._listener.close()
@@ -69,13 +96,18 @@ class DataPlane:
 
     async def run(self, request: EngineRequest, outbox: _Outbox) -> None:
         """Run one request and send its outputs. A dead engine sets `engine_died` and ends the connection."""
-        self._num_running += 1
+        stream = Stream(request, outbox.put)
+        self.streams.add(stream)
         self._idle.clear()
         if self._on_request is not None:
             self._on_request(request)
         log.debug("%s begins: prompt of %d tokens", request.request_id, len(request.token_ids))
         try:
-            await self._run(request, outbox.put)
+            await self._run(request, stream.take)
+            if stream.is_cut and await stream.leave(self._run, with_kv=self.moves_kv):
+                self._handed_over.add(request.request_id)
+                self._all_taken.clear()
+                outbox.handed_over.add(request.request_id)
         except EngineError as err:
             log.error("%s: engine died: %s", request.request_id, err.message)
             self.note_death(err.message)
@@ -87,8 +119,9 @@ class DataPlane:
             failed = EngineOutput(request_id=request.request_id, finish_reason="error", error=f"engine failed: {err!r}")
             outbox.put(failed)
         finally:
-            self._num_running -= 1
-            if not self._num_running:
+            stream.end()
+            self.streams.discard(stream)
+            if not self.streams:
                 self._idle.set()
 
 
@@ -97,6 +130,7 @@ class _Outbox:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
+        self.handed_over: set[RequestId] = set()  # requests that left with their KV
         self._outputs: list[EngineOutput] = []
         self._loop = asyncio.get_running_loop()
 
@@ -132,12 +166,16 @@ class _Session:
             task = self._running.get(_decode_id(body))
             if task is not None:
                 task.cancel()
+        elif op == "taken":
+            self._plane.taken(_decode_id(body))
         else:
             log.warning("ignored a message %r from %s", op, self._channel.peer_address)
 
     def on_close(self) -> None:
         for task in self._running.values():
             task.cancel()
+        for request_id in self._outbox.handed_over:
+            self._plane.taken(request_id)
         if self._plane.exhibition is not None:
             self._plane.exhibition.leave(self)
 

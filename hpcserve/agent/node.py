@@ -22,8 +22,10 @@ from hpcserve.agent.backfill import Backfill
 from hpcserve.agent.data_plane import DataPlane
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.kv_outbox import KvOutbox
+from hpcserve.agent.leaving import Leaving, when_to_leave
 from hpcserve.agent.membership import Membership
 from hpcserve.agent.preflight import Exhibition, check_peers
+from hpcserve.agent.takers import has_taker
 from hpcserve.agent.traced_engine import TracedEngine
 from hpcserve.agent.units import Units
 from hpcserve.comm.protocol import Announcement, Command
@@ -86,7 +88,8 @@ class NodeAgent:
         self._backfill = Backfill(self._engine.load, rule)
         self._identity = identity = Identity(state.tls_cert, state.tls_key)
         exhibition = Exhibition(config) if config.kv.preflight else None
-        self._data_plane = DataPlane(self._engine, identity, self._backfill.note, exhibition)
+        self._data_plane = DataPlane(self._engine, identity, self._backfill.note, exhibition, moves_kv=config.moves_kv)
+        self._leave_at: float | None = None  # as the head told
         self._units = Units(
             self._engine,
             prefills=spec.role.prefills,
@@ -179,10 +182,13 @@ class NodeAgent:
         self._enter(WorkerState.READY)
 
     async def _drain(self) -> None:
+        leave_at = when_to_leave(self._leave_at, self._info.ends_at, self._config, time.time())
+        self._info = msgspec.structs.replace(self._info, leaves_at=leave_at)
         self._enter(WorkerState.DRAINING)
-        bound = self._config.cluster.drain_timeout_s
-        if not all(await asyncio.gather(self._data_plane.drained(bound), self._units.drained(bound))):
-            log.warning("requests still run after %g s; they are moved", bound)
+        leaving = Leaving(self._data_plane, lambda: has_taker(self._membership, self._spec.worker))
+        bound = max(0.0, leave_at - time.time())
+        if not all(await asyncio.gather(leaving.run(leave_at), self._units.drained(bound))):
+            log.warning("after %.1f s requests still run, or their KV was not fetched", bound)
 
     async def _end(self, state: WorkerState, detail: str) -> None:
         await self._data_plane.close()
@@ -231,6 +237,7 @@ class NodeAgent:
 
     def _on_command(self, command: Command) -> None:
         if command.op == "stop":
+            self._leave_at = command.leave_at
             self.stop()
         elif command.op == "snapshot":
             self._membership.announce(Announcement(worker=self._spec.worker, kv=self._kv_log.snapshot()))

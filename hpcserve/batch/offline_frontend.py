@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from hpcserve.config.models import Config
-from hpcserve.dispatch.dispatcher import failure, unknown_status
+from hpcserve.dispatch.dispatcher import unknown_status
+from hpcserve.dispatch.progress import failure
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.errors import DeploymentError, WorkerLost
 from hpcserve.frontend.auth import auth_required

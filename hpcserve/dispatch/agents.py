@@ -62,6 +62,10 @@ class AgentLink:
         finally:
             self._streams.pop(request.request_id, None)
 
+    def taken(self, request_id: RequestId) -> None:
+        """Tell the agent that the KV of a request that left is not needed any more."""
+        self._channel.send("taken", request_id)
+
     async def close(self) -> None:
         """End the connection; requests on it raise `WorkerLost`."""
         self._channel.close()
@@ -120,6 +124,12 @@ class AgentPool:
             if link is None or link.is_closed:
                 link = self._links[worker] = await self._open(worker, address)
             return link
+
+    def taken(self, worker: WorkerId, request_id: RequestId) -> None:
+        """Tell a worker that the KV of a request that left it is not needed any more, if there is a link to it."""
+        link = self._links.get(worker)
+        if link is not None and not link.is_closed:
+            link.taken(request_id)
 
     def drop(self, worker: WorkerId) -> None:
         """Forget a worker that is over; requests that still run on it are lost there, and move."""

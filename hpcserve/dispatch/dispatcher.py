@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import msgspec
 
 from hpcserve.config.models import Config
 from hpcserve.dispatch.agents import AgentPool, OnOutput
 from hpcserve.dispatch.head import HeadLink
+from hpcserve.dispatch.progress import Progress, failure
 from hpcserve.dispatch.spans import traced_assignment
-from hpcserve.errors import BadRequest, EngineError, HpcserveError, Overloaded, Unavailable, WorkerLost
+from hpcserve.errors import EngineError, Overloaded, Unavailable, WorkerLeaving, WorkerLost
 from hpcserve.kv.hashing import hash_blocks
 from hpcserve.observability.metrics import DispatchCounts
 from hpcserve.observability.tracing import Tracer
@@ -41,57 +40,6 @@ _RETRY_ASSIGN_S = 0.25
 _ASSIGN_MARGIN_S = 10.0  # beyond what the head lets requests wait
 _BATCH_WAIT_SHARE = 0.5  # of what a request may take: then it is asked for again, and none has failed
 _SOURCE_TIMEOUT_S = 2.0  # for a handle to what should be cached: computing the prefix is better than waiting longer
-
-
-@dataclass
-class _Progress:
-    """What a sequence has produced, over all its workers."""
-
-    request: EngineRequest
-    on_output: OnOutput
-    on_prefilled: Callable[[], None]
-    caller: Caller
-    token_ids: list[int] = field(default_factory=list)
-    lost_on: list[WorkerId] = field(default_factory=list)
-    finished: bool = False
-    is_prefilling: bool = True  # nothing has come of the worker that has it now
-
-    def take(self, output: EngineOutput) -> None:
-        """Take one delta. Called for every token of every request: keep it short."""
-        if output.finish_reason is not None or self.is_prefilling:
-            output = self._checked(output)
-        self.token_ids += output.token_ids
-        self.on_output(output)
-
-    def _checked(self, output: EngineOutput) -> EngineOutput:
-        """Look at a first or a last delta: only these say more than tokens."""
-        if self.is_prefilling:
-            self.is_prefilling = False
-            if output.finish_reason is None:  # else its release says so at once
-                self.on_prefilled()
-        if output.error is not None:
-            raise failure(output.error, is_refusal=output.is_refusal)
-        if output.finish_reason == "abort":
-            raise WorkerLost("the engine aborted the request")  # nobody here asked it to: the worker is going down
-        if self.lost_on and output.cached_tokens is not None and self.token_ids:
-            output = msgspec.structs.replace(output, cached_tokens=None)  # usage counts the prompt's first reading
-        self.finished = output.finish_reason is not None
-        return output
-
-    def remaining(self) -> EngineRequest:
-        """Return the request as the next worker gets it: what was generated has become prompt."""
-        done = len(self.token_ids)
-        if not done:
-            return self.request
-        sampling = self.request.sampling
-        return msgspec.structs.replace(
-            self.request,
-            token_ids=self.request.token_ids + self.token_ids,
-            num_resumed=self.request.num_resumed + done,
-            sampling=msgspec.structs.replace(
-                sampling, max_tokens=sampling.max_tokens - done, min_tokens=max(0, sampling.min_tokens - done)
-            ),
-        )
 
 
 class Dispatcher:
@@ -124,30 +72,54 @@ class Dispatcher:
         many wait), `RateLimited` if too many of its tenant wait, `EngineError` if the engine refused it, or if it was
         lost on `frontend.max_attempts` workers.
         """
-        request_id = request.request_id
-        progress = _Progress(request, on_output, lambda: self._head.prefilled(request_id), caller or Caller())
-        while not progress.finished:
-            remaining = progress.remaining()
-            if remaining.sampling.max_tokens <= 0:
-                on_output(EngineOutput(request_id=request.request_id, finish_reason="length"))
-                return
-            try:
-                assignment = await self._assign(remaining, progress)
-                await self._execute(remaining, assignment, progress)
-            except WorkerLost as err:
-                self._note_loss(assignment.decode, progress, err)
-            finally:
-                self._head.release(request.request_id)  # also what still waits
+        progress = self._begin(request, on_output, caller or Caller())
+        try:
+            while not progress.finished:
+                remaining = progress.remaining()
+                if remaining.sampling.max_tokens <= 0:
+                    on_output(EngineOutput(request_id=request.request_id, finish_reason="length"))
+                    return
+                await self._try(remaining, progress)
+        finally:
+            progress.drop_kv()
 
-    async def _execute(self, request: EngineRequest, assignment: Assignment, progress: _Progress) -> None:
+    def _begin(self, request: EngineRequest, on_output: OnOutput, caller: Caller) -> Progress:
+        name = request.request_id
+        return Progress(
+            request,
+            on_output,
+            lambda: self._head.prefilled(name),
+            caller,
+            lambda source: self._agents.taken(source, name),
+            self.counts,
+        )
+
+    async def _try(self, request: EngineRequest, progress: Progress) -> None:
+        """Run what remains of a sequence on one worker. If that is lost, or leaves, it is noted."""
+        try:
+            assignment = await self._assign(request, progress)
+            await self._execute(request, assignment, progress)
+        except WorkerLost as err:
+            self._note_loss(assignment.decode, progress, err)
+        finally:
+            self._head.release(request.request_id)  # also what still waits
+
+    async def _execute(self, request: EngineRequest, assignment: Assignment, progress: Progress) -> None:
         request = msgspec.structs.replace(request, reused_tokens=assignment.reused_tokens)
+        if progress.kv is not None:  # of a worker that leaves: all that there is to compute
+            self._head.prefilled(request.request_id)
+            await self._decode(msgspec.structs.replace(request, kv=progress.kv), assignment.decode, progress)
+            return
         if assignment.source is not None:
             request = await self._with_prefix_from(assignment.source, assignment.source_tokens, request)
         if assignment.prefill is not None:
             handle = await self._prefill(request, assignment.prefill)
             reused = 0 if handle else assignment.reused_tokens  # what is worth keeping is kept where it was computed
             request = msgspec.structs.replace(request, kv=handle, reused_tokens=reused)
-        decode = await self._agents.link(assignment.decode, self._address(assignment.decode))
+        await self._decode(request, assignment.decode, progress)
+
+    async def _decode(self, request: EngineRequest, worker: WorkerId, progress: Progress) -> None:
+        decode = await self._agents.link(worker, self._address(worker))
         progress.is_prefilling = True
         await decode.generate(request, progress.take)
 
@@ -198,7 +170,7 @@ class Dispatcher:
             raise WorkerLost(f"{worker} aborted the prefill")
         return last.kv
 
-    async def _assign(self, request: EngineRequest, progress: _Progress) -> Assignment:
+    async def _assign(self, request: EngineRequest, progress: Progress) -> Assignment:
         """Ask the head; without any worker, one that was under way asks again and a new one is refused at once."""
         route = RouteRequest(
             request_id=request.request_id,
@@ -236,13 +208,20 @@ class Dispatcher:
     def _hashes(self, request: EngineRequest) -> list[BlockHash]:
         return hash_blocks(request.token_ids, self._config.engine.block_size, request.cache_salt)
 
-    def _note_loss(self, worker: WorkerId, progress: _Progress, err: WorkerLost) -> None:
-        progress.lost_on.append(worker)
+    def _note_loss(self, worker: WorkerId, progress: Progress, err: WorkerLost) -> None:
+        progress.stop()
+        if worker not in progress.lost_on:
+            progress.lost_on.append(worker)
         self.counts.reassigned += 1
         request_id = progress.request.request_id
+        if isinstance(err, WorkerLeaving):
+            log.info("%s: %s leaves after %d tokens; moving it", request_id, worker, len(progress.token_ids))
+            return
+        progress.drop_kv()
+        progress.num_lost += 1
         log.warning("%s: %s after %d tokens; moving it", request_id, err.message, len(progress.token_ids))
-        if len(progress.lost_on) >= self._config.frontend.max_attempts:
-            raise EngineError(f"the request was lost on {len(progress.lost_on)} workers; last: {err.message}") from err
+        if progress.num_lost >= self._config.frontend.max_attempts:
+            raise EngineError(f"the request was lost on {progress.num_lost} workers; last: {err.message}") from err
 
     def _address(self, worker: WorkerId) -> str:
         for info in self.status().workers:
@@ -269,8 +248,3 @@ def unknown_status(config: Config) -> Status:
         cluster=config.cluster.kind,
         detail="the scheduler is not reachable yet",
     )
-
-
-def failure(why: str, *, is_refusal: bool) -> HpcserveError:
-    """Return the error that an engine's last output stands for."""
-    return BadRequest(f"the engine refuses this request: {why}") if is_refusal else EngineError(why)

@@ -25,6 +25,7 @@ TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2
 ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
 _E2E_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 3840)
 _QUEUE_S = (*TTFT_S, 320, 640)
+_PAUSE_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 20, 40, 80, 160)
 _NOT_ADDED = frozenset({"process_start_time_seconds", "process_max_fds"})
 _TOKENS = tuple(digit * 10**power for power in range(6) for digit in (1, 2, 5))
 
@@ -49,12 +50,45 @@ class LocalHistogram:
         return tuple(self._counts)
 
     def family(self) -> HistogramMetricFamily:
-        """Return the cumulative buckets that Prometheus wants."""
+        """Return what Prometheus wants."""
+        return HistogramMetricFamily(self._name, self._help, buckets=self.buckets(), sum_value=self._sum)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return the cumulative buckets, by upper bound."""
         buckets, total = [], 0
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
             buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(total)))
-        return HistogramMetricFamily(self._name, self._help, buckets=buckets, sum_value=self._sum)
+        return buckets
+
+    @property
+    def sum(self) -> float:
+        """All observations added up."""
+        return self._sum
+
+
+class MovePauses:
+    """For how long streams stood still when they were moved: with their KV, or with everything computed again."""
+
+    _NAME, _HELP = "hpcserve_move_pause_seconds", "From a worker's last delta to the next worker's first."
+
+    def __init__(self) -> None:
+        self._by_kv = {kind: LocalHistogram(self._NAME, self._HELP, _PAUSE_S) for kind in ("pulled", "recomputed")}
+
+    def observe(self, seconds: float, *, with_kv: bool) -> None:
+        """Count one move of a sequence that had begun."""
+        self._by_kv["pulled" if with_kv else "recomputed"].observe(seconds)
+
+    def num(self, kind: str) -> int:
+        """Return how many were counted: "pulled" or "recomputed"."""
+        return sum(self._by_kv[kind].counts)
+
+    def family(self) -> HistogramMetricFamily:
+        """Return both, told apart by the label `kv`."""
+        family = HistogramMetricFamily(self._NAME, self._HELP, labels=["kv"])
+        for kind, histogram in self._by_kv.items():
+            family.add_metric([kind], histogram.buckets(), histogram.sum)
+        return family
 
 
 def _queue_histogram() -> LocalHistogram:
@@ -68,7 +102,8 @@ class DispatchCounts:
     queue: LocalHistogram = field(default_factory=_queue_histogram)  # how long they waited for a worker
     overloaded: int = 0  # not taken because too many wait, or not placed before they had waited too long
 
-    reassigned: int = 0  # given to another worker after theirs was lost
+    reassigned: int = 0  # given to another worker after theirs was lost or left
+    pauses: MovePauses = field(default_factory=MovePauses)  # of those that had begun
     remote_prefills: int = 0  # prompts computed by another worker than the one that decoded
     prefills_lost: int = 0  # of those, lost on the way: the decode worker computed the prompt
     prefixes_pulled: int = 0  # warm prefixes handed from one worker to another instead of being computed again
@@ -150,6 +185,7 @@ class ServiceMetrics:
         sizes = (self.prompt_size, self.generation_size)
         for histogram in (self.ttft, self.itl, self.tpot, self.e2e, self._dispatch.queue, *sizes):
             yield histogram.family()
+        yield self._dispatch.pauses.family()
 
     def _plain_counters(self) -> list[tuple[str, str, int]]:
         return [
@@ -158,7 +194,11 @@ class ServiceMetrics:
             ("hpcserve_cached_prompt_tokens", "Prompt tokens found in a prefix cache.", self.cached_tokens),
             ("hpcserve_pulled_prompt_tokens", "Prompt tokens with KV from another worker.", self.pulled_tokens),
             ("hpcserve_overloaded", "Sequences refused, or kept waiting too long.", self._dispatch.overloaded),
-            ("hpcserve_reassignments", "Sequences moved off a lost worker.", self._dispatch.reassigned),
+            (
+                "hpcserve_reassignments",
+                "Sequences moved off a worker that was lost or left.",
+                self._dispatch.reassigned,
+            ),
             ("hpcserve_remote_prefills", "Prompts computed by a prefill worker.", self._dispatch.remote_prefills),
             ("hpcserve_lost_prefills", "Prompts lost with a prefill worker.", self._dispatch.prefills_lost),
             ("hpcserve_prefix_pulls", "Warm prefixes moved between workers.", self._dispatch.prefixes_pulled),

@@ -123,7 +123,8 @@ class EngineOutput(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     cached_tokens: int | None = None  # prompt tokens found in this engine's cache; on the first output
     pulled_tokens: int = 0  # prompt tokens fetched through `EngineRequest.kv`; on the first output
     pull_s: float | None = None  # how long that took, waiting included; on the first output, where the engine knows
-    kv: KvHandle | None = None  # with prefill_only, on the last output
+    kv: KvHandle | None = None  # with prefill_only, on the last output; with `leaves`, to prompt and tokens so far
+    leaves: bool = False  # with finish_reason "abort": the worker leaves, and the request goes on elsewhere
     error: str | None = None  # with finish_reason "error"
     is_refusal: bool = False  # with `error`: the request makes no sense to the engine; no other would take it either
     parsed: ParsedDelta | None = None  # with `EngineRequest.parsing`; None where this delta gave nothing to show yet

@@ -17,6 +17,7 @@ from hpcserve.config import Config
 from hpcserve.dispatch import Dispatcher
 from hpcserve.dispatch.agents import AgentPool
 from hpcserve.dispatch.head import HeadLink
+from hpcserve.engine.protocol import AsyncEngine
 from hpcserve.head.roster import Roster
 from hpcserve.head.service import HeadService
 from hpcserve.records import HeadRecord, Proc
@@ -156,8 +157,13 @@ class Cell:
         await self._stack.aclose()
 
     async def add(self, pool: str) -> ScriptedEngine:
-        worker = WorkerId(f"{pool}-{len(self.engines)}-t")
-        engine = self.engines[worker] = ScriptedEngine(worker)
+        engine = ScriptedEngine(WorkerId(f"{pool}-{len(self.engines)}-t"))
+        self.engines[engine.worker] = engine
+        await self.serve(engine.worker, pool, engine)
+        return engine
+
+    async def serve(self, worker: WorkerId, pool: str, engine: AsyncEngine) -> None:
+        """Have an engine, which is up, take requests."""
         plane = self.planes[worker] = DataPlane(engine, self.identity)
         info = WorkerInfo(
             worker=worker,
@@ -169,7 +175,6 @@ class Cell:
         )
         self.roster.hear(Announcement(worker=worker, info=info), f"dask-{worker}")
         await self.told(worker)
-        return engine
 
     async def told(self, worker: WorkerId, *, present: bool = True) -> None:
         """Wait until the dispatcher knows a worker, or knows that it is over."""
