@@ -61,10 +61,16 @@ def _one(seed: int, options: argparse.Namespace, faults: dict[str, Fault]) -> in
 
 async def _run(plan: Plan, faults: dict[str, Fault], replay: str, keep: Path) -> Report:
     """Run it; whoever ends this process has everything taken down."""
-    running = asyncio.ensure_future(run_plan(plan, faults, replay, keep))
+    running = asyncio.create_task(run_plan(plan, faults, replay, keep))
     for sign in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(sign, running.cancel)
+        asyncio.get_running_loop().add_signal_handler(sign, _cancel_once, running)
     return await running
+
+
+def _cancel_once(running: asyncio.Task[Report]) -> None:
+    """A second signal must not cut short the taking down."""
+    if not running.cancelling():
+        running.cancel()
 
 
 def _plan(seed: int, options: argparse.Namespace, faults: dict[str, Fault]) -> Plan:

@@ -17,6 +17,7 @@ from pathlib import Path
 from hpcserve.state import StateDir
 from tests.chaos import batches, invariants
 from tests.chaos.cases import Case, Expected, draw_cases, with_stop
+from tests.chaos.clocks import make_clocks
 from tests.chaos.daemons import SlurmDaemons, development_cluster
 from tests.chaos.deployment import NAME, up_options
 from tests.chaos.faults.fault import Fault
@@ -55,7 +56,10 @@ async def _on(
 ) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HPCSERVE_", "SLURM_"))}
     env |= {"HPCSERVE_STATE_DIR": str(root / "state"), "SLURM_CONF": str(daemons.conf), "OMP_NUM_THREADS": "1"}
-    world = World(StateDir(root / "state" / NAME), env, daemons, disk)
+    clocks = make_clocks(root) if "jump-clock" in faults else None
+    if clocks is not None:
+        env |= clocks.env
+    world = World(StateDir(root / "state" / NAME), env, daemons, disk, clocks)
     try:
         code, out, err = await world.hpcserve("up", "--detach", "--json", *up_options(plan, root), timeout_s=300)
         if code:

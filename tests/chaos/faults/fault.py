@@ -32,7 +32,6 @@ class Fault:
     weight: float  # how often, beside the others
     apply: Callable[[World, float], Awaitable[Inflicted]]
     hold_s: tuple[float, float] = (0.0, 0.0)  # from when to when it is undone
-    is_possible: Callable[[World], bool] = lambda _: True
 
 
 def pick(candidates: list[T], target: float) -> T:
