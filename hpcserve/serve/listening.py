@@ -24,14 +24,18 @@ def resolved(frontend: FrontendConfig) -> FrontendConfig:
     return frontend.model_copy(update={name: path and path.expanduser().absolute() for name, path in paths.items()})
 
 
-def check_listening(frontend: FrontendConfig) -> None:
-    """Raise `ConfigError` or `DeploymentError` where it cannot be listened as configured."""
+def check_listening(frontend: FrontendConfig, *, is_here: bool = True) -> None:
+    """Raise `ConfigError` or `DeploymentError` where it cannot be listened as configured.
+
+    Without `is_here` another host will: then its port and its sockets cannot be looked at.
+    """
     if frontend.tls_cert and frontend.tls_key:
         server_tls(frontend.tls_cert, frontend.tls_key)
-    if frontend.unix_socket:
+    if frontend.unix_socket and is_here:
         check_unix_socket(frontend.unix_socket)
     if frontend.tcp:
-        _check_port(frontend.host, frontend.port)
+        if is_here:
+            _check_port(frontend.host, frontend.port)
     elif frontend.processes > 1:
         raise ConfigError(
             f"frontend.processes = {frontend.processes} needs a port: a Unix socket is one process's; "

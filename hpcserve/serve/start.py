@@ -71,8 +71,7 @@ def begin_head(state: StateDir) -> None:
 def _check(config: Config, state: StateDir) -> None:
     check_model(config)
     check_tracing(config.tracing.endpoint)
-    if config.cluster.slurm.head == "here":  # a job's node has other ports
-        check_listening(config.frontend)
+    check_listening(config.frontend, is_here=config.cluster.slurm.head == "here")
     num_workers = sum(config.pools.sizes.values())
     num_nodes = num_workers if config.cluster.slurm.exclusive else None
     asyncio.run(_cluster(config, state).check(num_workers, num_nodes=num_nodes))
