@@ -275,6 +275,11 @@ def _run(life: Coroutine[Any, Any, None], state: StateDir) -> int:
         log.error("%s", err.message)
         state.write_failure(err.message)
         return err.exit_code
+    except OSError as err:  # the disk is full, most likely: workers and frontends go on for the next head
+        log.error("cannot go on: %s", err)
+        with suppress(OSError):
+            state.write_failure(str(err))
+        return 1
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import invariants
 from tests.chaos.__main__ import main
 from tests.chaos.cases import Case, Expected, differences, draw_cases, mock_text
 from tests.chaos.daemons import CannotBoot
@@ -71,6 +72,20 @@ def test_a_changed_a_doubled_and_a_missing_token_are_each_seen() -> None:
 def test_no_two_requests_have_the_same_answer() -> None:
     texts = [case.expected.texts[0] for case in draw_cases(5, "mock", is_mock=True) if case.expected is not None]
     assert len({text[:12] for text in texts}) == len(texts) == 32
+
+
+def test_only_dasks_tracebacks_about_connections_are_allowed(tmp_path: Path) -> None:
+    place = '  File "{}", line 1, in read\n    read()\n'
+    traceback = "2026 ERROR distributed: oh\nTraceback (most recent call last):\n" + place + "{}\n2026 INFO x: y\n"
+    closed = "distributed.comm.core.CommClosedError: in <TLS>"
+    (tmp_path / "head.log").write_text(traceback.format("/site-packages/distributed/comm/tcp.py", closed))
+    assert invariants.quiet_logs(tmp_path) == []
+    (tmp_path / "a.log").write_text(traceback.format("/hpcserve/head/plugin.py", closed))
+    (tmp_path / "b.log").write_text(traceback.format("/site-packages/distributed/comm/tcp.py", "KeyError: 'x'"))
+    assert [line.split(":")[0] for line in invariants.quiet_logs(tmp_path)] == [
+        "traceback in a.log",
+        "traceback in b.log",
+    ]
 
 
 def test_a_connection_may_end_only_around_the_death_of_a_frontend() -> None:
