@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 
@@ -55,10 +56,18 @@ class Gathering:
         return info is None or info.state.is_final
 
 
-async def adopt_jobs(cluster: Cluster, reconciler: Reconciler, records: Collection[JobRecord]) -> list[WorkerId]:
-    """Hand over the jobs of an earlier head; return the workers of those that run. Raises `ClusterError`."""
+async def adopt_jobs(
+    cluster: Cluster, reconciler: Reconciler, records: Collection[JobRecord], *, is_planned: bool
+) -> list[WorkerId]:
+    """Hand over the jobs of an earlier head; return the workers of those that run. Raises `ClusterError`.
+
+    Where a planner sizes the pools (`is_planned`) they keep the sizes that they had.
+    """
     if not records:
         return []
+    if is_planned:
+        slots = {(each.pool, each.index) for each in records}
+        reconciler.resize(Counter(pool for pool, _ in slots))
     reconciler.adopt(records)
     views = await cluster.observe()
     return [each.worker for each in records if views[each.job_id].state is JobState.RUNNING]

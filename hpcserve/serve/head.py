@@ -142,7 +142,9 @@ class HeadProcess:
         records = self._state.read_jobs()
         if before is not None:
             records += await find_strays(self._parts.cluster.kind, self._state)
-        returning = await adopt_jobs(self._parts.cluster, self._parts.reconciler, records)
+        returning = await adopt_jobs(
+            self._parts.cluster, self._parts.reconciler, records, is_planned=self._config.planner.enabled
+        )
         self._parts.frontends.adopt(self._state.read_frontends())
         return returning
 

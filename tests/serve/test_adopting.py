@@ -9,15 +9,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hpcserve.cluster import JobState, JobView
 from hpcserve.cluster.command import AGENT_MODULE
 from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.config.models import FrontendConfig
 from hpcserve.errors import DeploymentError
 from hpcserve.records import FrontendRecord, HeadRecord, JobRecord, Proc
 from hpcserve.serve.frontend_keeper import FrontendKeeper
+from hpcserve.serve.gathering import adopt_jobs
 from hpcserve.serve.listening import listened_on, ports_of
 from hpcserve.serve.strays import find_strays
 from hpcserve.state import StateDir
@@ -176,3 +179,43 @@ def test_a_head_that_has_died_is_remembered_until_one_ends_in_good_order(state: 
     assert state.retire_head() == record, "also for the next one, if the first did not come far"
     state.clear_head()
     assert (state.retire_head(), state.has_lost_head()) == (None, False)
+
+
+class Slots:
+    """A reconciler that notes what it is told, over a cluster in which every job runs."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, object]] = []
+
+    def resize(self, sizes: dict[str, int]) -> None:
+        self.said.append(("resize", dict(sizes)))
+
+    def adopt(self, records: list[JobRecord]) -> None:
+        self.said.append(("adopt", [each.job_id for each in records]))
+
+    async def observe(self) -> dict[str, JobView]:
+        states = {"1": JobState.RUNNING, "2": JobState.PENDING, "3": JobState.RUNNING, "4": JobState.GONE}
+        return {job_id: JobView(job_id=job_id, state=state) for job_id, state in states.items()}
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+async def test_pools_that_a_planner_sized_keep_their_sizes_and_only_running_workers_are_waited_for(
+    is_planned: bool,
+) -> None:
+    indices = {"1": 0, "2": 1, "3": 1, "4": 2}  # 3 is the successor of 2
+    records = [
+        JobRecord(
+            worker=WorkerId(f"both-{index}-{job}"),
+            pool="both",
+            role=Role.BOTH,
+            job_id=job,
+            cluster="slurm",
+            index=index,
+        )
+        for job, index in indices.items()
+    ]
+    slots: Any = Slots()
+    returning = await adopt_jobs(slots, slots, records, is_planned=is_planned)
+    assert returning == [WorkerId("both-0-1"), WorkerId("both-1-3")]
+    resized = [("resize", {"both": 3})] if is_planned else []
+    assert slots.said == [*resized, ("adopt", ["1", "2", "3", "4"])]
