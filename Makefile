@@ -10,7 +10,7 @@ COMMANDS := slurmctld munged mpirun mpicc wrk chromium curl
 VENV_PACKAGE := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 
 .DEFAULT_GOAL := help
-.PHONY: help install packages demo test test-fast check format bench clean
+.PHONY: help install packages demo test test-fast check format bench chaos clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -61,6 +61,9 @@ bench: install ## every benchmark; prints ratios (HPCSERVE_TRACE and HPCSERVE_DY
 	  module=tests.benchmarks.$$(basename $$script .py); echo "== $$module"; \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m $$module || failed="$$failed $$module"; done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+
+chaos: install ## faults on the development cluster, seed after SEED of MINUTES, for HOURS or until an invariant breaks
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --forever --seed $(or $(SEED),1) --minutes $(or $(MINUTES),10) $(if $(HOURS),--hours $(HOURS))
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
