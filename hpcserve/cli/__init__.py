@@ -8,6 +8,7 @@ from hpcserve.cli.group import LazyGroup
 
 COMMANDS = {
     "up": "Start a deployment and show its endpoint.",
+    "doctor": "Check this site and a configuration, and say what to change.",
     "status": "Show a deployment, its workers and their load.",
     "plan": "Show what the planner sees, what it would do now, and its last decisions.",
     "logs": "Print or follow the logs of the head, the frontend and the workers.",
@@ -34,6 +35,7 @@ Exit codes:
   4    the cluster refused
   5    the deployment is not running, or already is
   6    it failed to start; everything it had started was stopped
+  7    doctor found what would not work
   130  interrupted
 """
 

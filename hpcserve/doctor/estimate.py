@@ -1,0 +1,90 @@
+"""Asks the cluster when a deployment would start, and puts the price beside it. Submits nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from hpcserve.cluster import WorkerSpec, make_cluster, resolve_kind
+from hpcserve.cluster.slurm_output import Partition
+from hpcserve.cluster.slurm_room import find_partition
+from hpcserve.cluster.slurm_settings import SlurmSettings
+from hpcserve.cluster.slurm_survey import survey
+from hpcserve.config.models import Config
+from hpcserve.doctor.partition_checks import walltime_s
+from hpcserve.doctor.price import Price, Start, describe, learned, price
+from hpcserve.errors import ClusterError
+from hpcserve.state import StateDir
+from hpcserve.types import Role, WorkerId
+from hpcserve.worker_log import WorkerLog
+
+_FAR_S = 30 * 86400.0  # Slurm's word for "nobody knows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The start and the price of one deployment, at one moment."""
+
+    start: Start
+    price: Price
+    now: float  # Unix time
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return a word and a sentence for each."""
+        return list(describe(self.price, self.start, self.now))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        start, price = msgspec.to_builtins(self.start), msgspec.to_builtins(self.price)
+        wait_s, load_s = self.start.wait_s, self.start.load_s
+        start["starts_at"] = None if wait_s is None else self.now + wait_s
+        start["ready_at"] = None if wait_s is None or load_s is None else self.now + wait_s + load_s
+        return {"start": start, "price": price | {"at_most": self.price.at_most}}
+
+
+async def estimate(config: Config, settings: SlurmSettings | None = None) -> Estimate:
+    """Return what can be known beforehand; `settings` are Slurm's, where they were asked for already.
+
+    Where Slurm does not answer, or would take no such job, the estimate says so.
+    """
+    kind, lives = resolve_kind(config), WorkerLog(StateDir.of(config.name)).read()
+    usual_wait_s, load_s, num = learned(lives, kind)
+    start = Start(load_s=load_s, num_learned=num)
+    if kind != "slurm":
+        start = msgspec.structs.replace(start, wait_s=0.0)
+        return Estimate(start=start, price=price(config, None, None), now=time.time())
+    partition, limit_s, trouble = await _where(config, settings)
+    now = time.time()
+    try:
+        if not trouble:
+            starts_at = await make_cluster(config, StateDir.of(config.name).path).estimate_start(_sample(config))
+            if starts_at is not None and starts_at - now < _FAR_S:
+                start = msgspec.structs.replace(start, wait_s=max(0.0, starts_at - now), wait_source="Slurm's estimate")
+    except ClusterError as err:
+        trouble = err.message
+    if trouble:
+        start = msgspec.structs.replace(start, problem=trouble)
+    elif start.wait_s is None and usual_wait_s is not None:
+        start = msgspec.structs.replace(start, wait_s=usual_wait_s, wait_source="earlier waits")
+    return Estimate(start=start, price=price(config, partition or _NO_PARTITION, limit_s), now=now)
+
+
+_NO_PARTITION = Partition(name="", is_default=False, nodes=())
+
+
+async def _where(config: Config, settings: SlurmSettings | None) -> tuple[Partition | None, float | None, str]:
+    """Return the partition, how long a job may run there, and what is wrong with it."""
+    try:
+        settings = settings or await survey()
+        partition = find_partition(settings.nodes, config.cluster.slurm.partition)
+    except ClusterError as err:
+        return None, walltime_s({}, config), err.message
+    return partition, walltime_s(settings.partitions.get(partition.name, {}), config), ""
+
+
+def _sample(config: Config) -> WorkerSpec:
+    pool = next(iter(config.pools.sizes))
+    return WorkerSpec(worker=WorkerId(f"{pool}-0"), pool=pool, role=Role(pool))
