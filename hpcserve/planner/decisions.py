@@ -26,6 +26,7 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True, tag="resize"):
 
     sizes: dict[str, int]  # workers, of every pool
     num_before: int  # workers, of all pools
+    roles: dict[Role, int]  # that they will have
     leaving: tuple[WorkerId, ...] = ()  # who had better go, first to last; who is not READY goes before them
     reason: str
 
@@ -33,8 +34,8 @@ class Resize(msgspec.Struct, frozen=True, kw_only=True, tag="resize"):
     def text(self) -> str:
         """The decision and its reason, in a sentence."""
         num = sum(self.sizes.values())
-        pools = " + ".join(f"{size} {pool}" for pool, size in self.sizes.items())
-        return f"{self.num_before} -> {num} workers ({pools}): {self.reason}"
+        roles = " + ".join(f"{number} {role}" for role, number in self.roles.items() if len(self.roles) > 1)
+        return f"{self.num_before} -> {num} workers{f' ({roles})' if roles else ''}: {self.reason}"
 
     @property
     def kind(self) -> str:
@@ -46,11 +47,12 @@ Decision = Flip | Resize
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
-    """How many workers the load needs."""
+    """How many workers the load of the last intervals needs."""
 
     prefill: int = 0  # aggregated: to compute prompts
     decode: int = 0  # aggregated: to decode
     total: int = 0  # disaggregated: of both together; aggregated: whichever is more
+    total_now: int = 0  # the same of the last interval alone
     offered: float = 0.0  # workers that would be computing prompts all the time
     kv: float = 0.0  # caches that decoding fills
     backlog_s: float = 0.0  # of prompts that wait

@@ -34,7 +34,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     arrived_squares: float = 0.0  # of those, in ms^2, added up
     num_waiting: int = 0  # requests for which no worker was chosen yet, those of batches too
     waiting_ms: float = 0.0  # to compute their prompts
-    most_kv: float = 1.0  # share of its KV up to which a worker's decode steps keep to `planner.itl_ms`
+    gap_ms: float | None = None  # mean time between two tokens of a request, as engines measured; None: no tokens
+    decode_scale: float = 1.0  # time of the workers' decode steps over the published one; the median
     ttft_p90_ms: float | None = None  # None: no token came
     itl_p90_ms: float | None = None
     late_ttft: float = 0.0  # share of first tokens that certainly came later than `planner.ttft_ms`

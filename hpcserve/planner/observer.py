@@ -11,8 +11,7 @@ from hpcserve.observability.metrics import ITL_S, TTFT_S
 from hpcserve.observability.quantiles import quantile
 from hpcserve.planner.observation import Observation, Sight
 from hpcserve.router.router import Router
-from hpcserve.router.timing import decode_steps_ms
-from hpcserve.types import Traffic, WorkerInfo, WorkerState
+from hpcserve.types import Traffic, WorkDone, WorkerId, WorkerInfo, WorkerState
 
 _SHARE = 0.9  # of requests and tokens that latencies are promised for
 
@@ -24,6 +23,7 @@ class Observer:
         self._config = config
         self._router = router
         self._offered = router.outlook.offered
+        self._work: dict[WorkerId, WorkDone] = {}
         self._traffic: Traffic | None = None
         self._at: float | None = None
 
@@ -51,7 +51,8 @@ class Observer:
             arrived_squares=offered.work_squares - before.work_squares,
             num_waiting=self._router.num_waiting + self._router.num_backfilling,
             waiting_ms=self._router.outlook.waiting_ms,
-            most_kv=self._most_kv(infos),
+            gap_ms=self._gap_ms(infos),
+            decode_scale=self._decode_scale(infos),
             ttft_p90_ms=_p90_ms(news.ttft, TTFT_S),
             itl_p90_ms=_p90_ms(news.itl, ITL_S),
             late_ttft=_late(news.ttft, TTFT_S, self._config.ttft_ms),
@@ -75,18 +76,24 @@ class Observer:
                 kv_usage=0.0 if report is None else min(1.0, max(0.0, report.kv_usage)),
             )
 
-    def _most_kv(self, infos: Iterable[WorkerInfo]) -> float:
-        """Return up to which share of its KV the typical worker's decode steps are fast enough."""
+    def _gap_ms(self, infos: Iterable[WorkerInfo]) -> float | None:
+        """Return the time that decoding workers took for a step, what they prefilled in between included."""
+        loads, seconds, steps = self._router.loads(), 0.0, 0
+        before, self._work = self._work, {}
+        for info in infos:
+            load = loads.get(info.worker)
+            if load is None or load.report is None or not info.role.decodes:
+                continue
+            work = self._work[info.worker] = load.report.work
+            past = before.get(info.worker, work)
+            if work.decode_steps > past.decode_steps:
+                steps += work.decode_steps - past.decode_steps
+                seconds += work.decode_s - past.decode_s + work.prefill_s - past.prefill_s
+        return round(seconds / steps * 1000, 2) if steps else None
+
+    def _decode_scale(self, infos: Iterable[WorkerInfo]) -> float:
         scales = [self._router.outlook.timing_of(info.worker).decode_scale for info in infos if info.role.decodes]
-        if not scales:
-            return 1.0
-        most_ms = self._config.itl_ms / median(scales)
-        return bisect_left(range(100), True, key=lambda percent: _step_ms(percent + 1) > most_ms) / 100
-
-
-def _step_ms(percent: int) -> float:
-    share = percent / 100
-    return decode_steps_ms(1, share, share * share)
+        return median(scales) if scales else 1.0
 
 
 def _p90_ms(counts: Sequence[int], bounds: Sequence[float]) -> float | None:

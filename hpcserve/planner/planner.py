@@ -47,7 +47,7 @@ class Planner:
         self._wanted_role = role
         if not wanted:
             return [], []
-        lasts = self._num_wanted >= self._config.num_intervals
+        lasts = 2 * self._num_wanted >= self._config.num_intervals  # each need is about `num_intervals` already
         rests = self._flipped_at is not None and seen.now - self._flipped_at < self._config.flip_pause_s
         if is_lame(seen) or (lasts and not rests):
             self._flipped_at, self._num_wanted = seen.now, 0

@@ -4,7 +4,7 @@ needed for long is given back. Jobs that wait in a queue count as asked for."""
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
+from math import inf
 
 from hpcserve.config.models import PoolsConfig
 from hpcserve.config.planning_models import PlannerConfig
@@ -12,6 +12,9 @@ from hpcserve.planner.decisions import Need, Resize
 from hpcserve.planner.observation import Observation, Sight
 from hpcserve.planner.roles import idlest_first
 from hpcserve.types import Role, WorkerId
+
+_STEPS = 8
+"""Workers are given back an eighth at a time, and an eighth of the time is waited in between: to see what it does."""
 
 
 class Sizes:
@@ -25,14 +28,16 @@ class Sizes:
         self._least_awake = max(self._least, len(pools.sizes))  # a worker of each role, or none at all
         self._is_fixed = self._least == self._most == num
         self._needs: deque[tuple[float, int]] = deque()
+        self._lately: deque[int] = deque(maxlen=max(2, (config.num_intervals + 1) // 2))
         self._began_at: float | None = None
         self._active_at: float | None = None
+        self._shrunk_at = -inf
 
     def take(self, need: Need, seen: Observation) -> tuple[Resize | None, str]:
         """Return the change to make now, and, if none is due yet, in words the one that the present need calls for."""
         if self._is_fixed:
             return None, ""
-        self._note(need.total, seen)
+        self._note(need, seen)
         num, (target, reason) = seen.num_wanted, self._target(need, seen)
         if target != num:
             return resized(target, need, seen, reason), ""
@@ -41,12 +46,13 @@ class Sizes:
             return None, ""
         return None, f"{num} -> {wish} workers, if it stays so: {_why(need, seen)}"
 
-    def _note(self, total: int, seen: Observation) -> None:
+    def _note(self, need: Need, seen: Observation) -> None:
         now = seen.now
         self._began_at = now if self._began_at is None else self._began_at
         if self._active_at is None or not seen.is_quiet:
             self._active_at = now
-        self._needs.append((now, total))
+        self._needs.append((now, need.total))
+        self._lately.append(max(need.total, need.total_now))
         while self._needs[0][0] < now - self._keep_s(seen):
             self._needs.popleft()
 
@@ -60,13 +66,16 @@ class Sizes:
             return self._least, "so many are wanted at least"
         if quiet_s >= self._config.idle_s:
             return min(num, self._least), f"nobody has asked for anything for {quiet_s:.0f} s"
-        lasting = min(total for _, total in islice(reversed(self._needs), self._config.num_intervals))
-        if len(self._needs) >= self._config.num_intervals and lasting > num:
+        lasting = min(self._lately) if len(self._lately) == self._lately.maxlen else 0
+        if lasting > num:
+            self._needs.append((seen.now, lasting))  # what was asked for is kept as if it had been needed
             return min(lasting, max(self._most, num)), _why(need, seen)
         keep_s = self._keep_s(seen)
         enough = max(self._least_awake, max(total for _, total in self._needs))
-        if enough < num and seen.now - self._began_at >= keep_s:
-            return enough, f"for {keep_s:.0f} s {enough} would have been enough"
+        lasts = seen.now - self._began_at >= keep_s
+        if enough < num and lasts and not is_short(need, seen) and seen.now - self._shrunk_at >= keep_s / _STEPS:
+            self._shrunk_at = seen.now
+            return max(enough, num - max(1, num // _STEPS)), f"for {keep_s:.0f} s {enough} would have been enough"
         return num, ""
 
     def _keep_s(self, seen: Observation) -> float:
@@ -75,6 +84,13 @@ class Sizes:
 
     def _is_asleep(self, seen: Observation) -> bool:
         return seen.num_wanted == 0
+
+
+def is_short(need: Need, seen: Observation) -> bool:
+    """Whether a role has fewer workers than it needs, however many the other has."""
+    if Role.BOTH in map(Role, seen.sizes):
+        return need.total > seen.num_wanted
+    return need.prefill > len(seen.of(Role.PREFILL)) or need.decode > len(seen.of(Role.DECODE))
 
 
 def resized(target: int, need: Need, seen: Observation, reason: str) -> Resize:
@@ -91,7 +107,8 @@ def resized(target: int, need: Need, seen: Observation, reason: str) -> Resize:
         if gone in workers:
             workers.remove(gone)
             leaving.append(gone.worker)
-    return Resize(sizes=sizes, num_before=seen.num_wanted, leaving=tuple(leaving), reason=reason)
+    roles = {Role(pool): sum(each.role == pool for each in workers) for pool in sizes}
+    return Resize(sizes=sizes, num_before=seen.num_wanted, roles=roles, leaving=tuple(leaving), reason=reason)
 
 
 def _neediest(sizes: dict[str, int], workers: list[Sight], need: Need) -> str:

@@ -1,7 +1,7 @@
 """The event loop: arrivals, ends of steps and KV events on one heap, in virtual time.
 
 It does what the dispatcher and the head do online, with the same router: assign, prefill elsewhere if told so, pull,
-decode, report, release. It loses no workers, and requests never hang up.
+decode, report, release. It loses no workers, and requests never hang up. Where the planner acts, see `planned.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hpcserve.types import (
 _BLOCKS_PER_REQUEST = 1 << 20  # more than any request generates; keeps the names of generated blocks apart
 
 
-class _Kind(IntEnum):
+class Kind(IntEnum):
     """What comes first at equal times: results before the choices that use them, arrivals before the step they join."""
 
     END = 0
@@ -44,32 +44,33 @@ class _Kind(IntEnum):
     ARRIVAL = 2
     PLACE = 3
     BEGIN = 4
+    PLAN = 5
 
 
 def replay(scenario: Scenario, trace: Iterable[TraceRequest], timeline: Timeline | None = None) -> Report:
     """Run all requests to their end and sum up. Raises `ConfigError` for a scenario that makes no sense."""
     scenario.check()
-    return _Replay(scenario, timeline).run(trace)
+    return Replay(scenario, timeline).run(trace)
 
 
 def replay_records(scenario: Scenario, trace: Iterable[TraceRequest]) -> list[Record]:
     """Run all requests to their end, and return what happened to each, by arrival. Raises `ConfigError`."""
     scenario.check()
-    run = _Replay(scenario, None)
+    run = Replay(scenario, None)
     run.run(trace)
     return run.records
 
 
-class _Replay:
+class Replay:
     """One run: the router, the workers and the requests under way."""
 
-    def __init__(self, scenario: Scenario, timeline: Timeline | None) -> None:
+    def __init__(self, scenario: Scenario, timeline: Timeline | None, gaps: Gaps | None = None) -> None:
         self._scenario = scenario
         self._timeline = timeline
         self._router = Router(scenario.router, scenario.limits.block_size)
         self._workers: dict[WorkerId, SimulatedWorker] = {}
         self.records: list[Record] = []
-        self._gaps = Gaps()
+        self._gaps = gaps or Gaps()
         self._heap: list[tuple[float, int, int, Callable[[float], None]]] = []
         self._ticks = count()
         self._placed_at = -inf  # PLACE is on the heap for this time
@@ -78,14 +79,18 @@ class _Replay:
         self._add_workers()
 
     def run(self, trace: Iterable[TraceRequest]) -> Report:
+        """Run all requests to their end, once."""
         for request in trace:
-            self._at(request.arrives_at / self._scenario.speed, _Kind.ARRIVAL, self._arriving(request))
+            self._at(request.arrives_at / self._scenario.speed, Kind.ARRIVAL, self._arriving(request))
         heap = self._heap
         while heap:
             now, _, _, act = heapq.heappop(heap)
             act(now)
         if self._timeline is not None:
             self._timeline.close(self.records, self._gaps)
+        return self._report_on()
+
+    def _report_on(self) -> Report:
         return make_report(self._scenario, self.records, self._gaps, self._router.stats())
 
     def _add_workers(self) -> None:
@@ -93,14 +98,16 @@ class _Replay:
         pools = {Role.PREFILL: s.prefill, Role.DECODE: s.decode} if s.is_disaggregated else {Role.BOTH: s.workers}
         for role, size in pools.items():
             for index in range(size):
-                worker = WorkerId(f"{role}-{index}")
-                self._workers[worker] = SimulatedWorker(worker, s.limits, s.timing_of(index))
-                info = WorkerInfo(
-                    worker=worker, pool=role.value, role=role, state=WorkerState.READY, engine=s.engine_info
-                )
-                self._router.update_worker(info)
+                self._add_worker(WorkerId(f"{role}-{index}"), index, role)
 
-    def _at(self, when: float, kind: _Kind, act: Callable[[float], None]) -> None:
+    def _add_worker(self, worker: WorkerId, index: int, role: Role) -> WorkerInfo:
+        s = self._scenario
+        self._workers[worker] = SimulatedWorker(worker, s.limits, s.timing_of(index))
+        info = WorkerInfo(worker=worker, pool=role.value, role=role, state=WorkerState.READY, engine=s.engine_info)
+        self._router.update_worker(info)
+        return info
+
+    def _at(self, when: float, kind: Kind, act: Callable[[float], None]) -> None:
         heapq.heappush(self._heap, (when, kind, next(self._ticks), act))
 
     # --- requests -------------------------------------------------------------------------------------------------
@@ -137,7 +144,7 @@ class _Replay:
         """Place what waits after everything else that happens now: a burst is placed together."""
         if self._router.num_waiting + self._router.num_backfilling and self._placed_at != now:
             self._placed_at = now
-            self._at(now, _Kind.PLACE, self._place)
+            self._at(now, Kind.PLACE, self._place)
 
     def _place(self, now: float) -> None:
         self._placed_at = -inf
@@ -184,7 +191,7 @@ class _Replay:
         before = simulated.ends_at
         simulated.add(sequence, now)
         if before is None:
-            self._at(now, _Kind.BEGIN, self._beginning(simulated))
+            self._at(now, Kind.BEGIN, self._beginning(simulated))
         elif simulated.ends_at != before:
             self._schedule_end(simulated)
 
@@ -202,11 +209,11 @@ class _Replay:
             return
         wakes_at = worker.scheduler.wakes_at(now)
         if wakes_at is not None:
-            self._at(wakes_at, _Kind.BEGIN, self._beginning(worker))
+            self._at(wakes_at, Kind.BEGIN, self._beginning(worker))
 
     def _schedule_end(self, worker: SimulatedWorker) -> None:
         assert worker.ends_at is not None
-        self._at(worker.ends_at, _Kind.END, lambda now: self._end(worker, now))
+        self._at(worker.ends_at, Kind.END, lambda now: self._end(worker, now))
 
     def _end(self, worker: SimulatedWorker, now: float) -> None:
         if worker.ends_at != now:
@@ -221,13 +228,13 @@ class _Replay:
         if finished.ended or self._has_computed:
             self._has_computed = False
             self._place_soon(now)
-        self._at(now, _Kind.BEGIN, self._beginning(worker))
+        self._at(now, Kind.BEGIN, self._beginning(worker))
 
     def _publish(self, worker: WorkerId, finished: Finished, now: float) -> None:
         seq = self._seqs[worker] = self._seqs.get(worker, 0) + 1
         batch = KvEventBatch(worker=worker, seq=seq, events=finished.events)
         if self._scenario.event_delay_s > 0:
-            self._at(now + self._scenario.event_delay_s, _Kind.EVENTS, lambda _: self._apply(batch))
+            self._at(now + self._scenario.event_delay_s, Kind.EVENTS, lambda _: self._apply(batch))
         else:
             self._apply(batch)
 

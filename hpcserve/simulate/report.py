@@ -41,13 +41,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     goodput: float  # requests a second that met the SLO
     slo_attainment: float  # share of requests that met it
     output_tokens_per_s: float
-    worker_hours: float  # workers times duration
+    worker_hours: float  # from the start of each worker's job to its end, or to that of the replay
     remote_prefills: int
     num_assignments: int
 
 
-def make_report(scenario: Scenario, records: Sequence[Record], gaps: Gaps, stats: RouterStats) -> Report:
-    """Return the numbers of a replay that has ended."""
+def make_report(
+    scenario: Scenario, records: Sequence[Record], gaps: Gaps, stats: RouterStats, worker_s: float | None = None
+) -> Report:
+    """Return the numbers of a replay that has ended. `worker_s`: of all workers; None: they were there all the time."""
     done = [record for record in records if record.ended_at is not None]
     duration_s = max((record.ended_at for record in done if record.ended_at is not None), default=0.0)
     num_good = sum(_is_good(record, scenario) for record in done)
@@ -68,7 +70,7 @@ def make_report(scenario: Scenario, records: Sequence[Record], gaps: Gaps, stats
         goodput=num_good / duration_s if duration_s else 0.0,
         slo_attainment=num_good / len(records) if records else 0.0,
         output_tokens_per_s=sum(record.num_output for record in done) / duration_s if duration_s else 0.0,
-        worker_hours=scenario.num_workers * duration_s / 3600,
+        worker_hours=(scenario.num_workers * duration_s if worker_s is None else worker_s) / 3600,
         remote_prefills=stats.remote_prefills,
         num_assignments=sum(stats.assignments.values()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hpcserve.config.models import RouterConfig
+from hpcserve.config.planning_models import PlannerConfig
 from hpcserve.engine.mock.scheduler import Limits
 from hpcserve.engine.mock.timing import TimingModel
 from hpcserve.engine.mock.transfer import TRANSPORT
@@ -30,6 +31,9 @@ class Scenario:
     kv_events: bool = True  # whether engines tell what they hold; if not, the router has to guess
     event_delay_s: float = 0.0  # from an engine's step to the router's index
     report_interval_s: float = 1.0  # between two load reports of a worker that is busy
+    planner: PlannerConfig = field(default_factory=PlannerConfig)  # only where the planner acts
+    start_s: float = 60.0  # from the start of a worker's job until it is READY
+    queue_s: float = 0.0  # that a job waits before it starts
     slo_ttft_ms: float | None = None  # None: any is good
     slo_itl_ms: float | None = None  # of a request's mean
 
