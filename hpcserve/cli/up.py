@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("up")
 @config_options
-@click.option("--dry-run", is_flag=True, help="Print every job script; submit nothing.")
+@click.option("--dry-run", is_flag=True, help="Print every job script, and the start and price; submit nothing.")
 @click.option("--detach", is_flag=True, help="Return when the endpoint answers, and leave it running.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the banner.")
 @click.option(
@@ -76,9 +76,24 @@ def _print_jobs(serve: Backend, config: Config, *, as_json: bool) -> None:
     jobs = serve.render_jobs(config)
     if as_json:
         click.echo(json.dumps([{"worker": worker, "script": script} for worker, script in jobs]))
+    else:
+        for worker, script in jobs:
+            click.echo(f"# ---- {worker}\n{script.rstrip()}\n")
+    _say_estimate(config, as_json=as_json)
+
+
+def _say_estimate(config: Config, *, as_json: bool) -> None:
+    """Say when it would start and what it would cost; on standard error, as the scripts are there to be piped on."""
+    import asyncio
+
+    from hpcserve.doctor.estimate import estimate
+
+    found = asyncio.run(estimate(config))
+    if as_json:
+        say(json.dumps(found.as_dict()))
         return
-    for worker, script in jobs:
-        click.echo(f"# ---- {worker}\n{script.rstrip()}\n")
+    for word, text in found.lines():
+        say(f"{word}: {text}")
 
 
 def _announce(state: StateDir, status: Status, *, needs_key: bool, as_json: bool) -> None:

@@ -29,7 +29,7 @@ class Estimate:
     """The start and the price of one deployment, at one moment."""
 
     start: Start
-    price: Price
+    price: Price | None  # None: nobody is billed for processes of this machine, or for an allocation that runs
     now: float  # Unix time
 
     def lines(self) -> list[tuple[str, str]]:
@@ -38,11 +38,12 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON."""
-        start, price = msgspec.to_builtins(self.start), msgspec.to_builtins(self.price)
+        start = msgspec.to_builtins(self.start)
         wait_s, load_s = self.start.wait_s, self.start.load_s
         start["starts_at"] = None if wait_s is None else self.now + wait_s
         start["ready_at"] = None if wait_s is None or load_s is None else self.now + wait_s + load_s
-        return {"start": start, "price": price | {"at_most": self.price.at_most}}
+        price = self.price and msgspec.to_builtins(self.price) | {"at_most": self.price.at_most}
+        return {"start": start, "price": price}
 
 
 async def estimate(config: Config, settings: SlurmSettings | None = None) -> Estimate:
@@ -55,7 +56,7 @@ async def estimate(config: Config, settings: SlurmSettings | None = None) -> Est
     start = Start(load_s=load_s, num_learned=num)
     if kind != "slurm":
         start = msgspec.structs.replace(start, wait_s=0.0)
-        return Estimate(start=start, price=price(config, None, None), now=time.time())
+        return Estimate(start=start, price=None, now=time.time())
     partition, limit_s, trouble = await _where(config, settings)
     now = time.time()
     try:
@@ -64,7 +65,7 @@ async def estimate(config: Config, settings: SlurmSettings | None = None) -> Est
             if starts_at is not None and starts_at - now < _FAR_S:
                 start = msgspec.structs.replace(start, wait_s=max(0.0, starts_at - now), wait_source="Slurm's estimate")
     except ClusterError as err:
-        trouble = err.message
+        trouble = f"Slurm would not take such jobs: {err.message}"
     if trouble:
         start = msgspec.structs.replace(start, problem=trouble)
     elif start.wait_s is None and usual_wait_s is not None:

@@ -106,7 +106,8 @@ def _room(config: Config, partition: Partition) -> Check:
         return problem(
             "room", err.message, "fewer workers (--nodes, --prefill, --decode), or less for each (cluster.slurm)"
         )
-    return good("room", f"{num} worker{'s' * (num != 1)} fit when the partition is empty")
+    fits = "1 worker fits" if num == 1 else f"{num} workers fit"
+    return good("room", f"{fits} when the partition is empty")
 
 
 def _access(limits: Mapping[str, str], associations: Sequence[Mapping[str, str]] | None, config: Config) -> Check:

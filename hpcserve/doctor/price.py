@@ -43,11 +43,11 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     wait_source: str = ""  # who says so
     load_s: float | None = None  # from its job's start to READY
     num_learned: int = 0  # workers that this was learned from
-    problem: str = ""  # Slurm would not take the job
+    problem: str = ""  # why Slurm would not take such a job, or does not answer
 
 
-def price(config: Config, partition: Partition | None, walltime_s: float | None) -> Price:
-    """Return what `config` would cost on a partition; None: on this machine."""
+def price(config: Config, partition: Partition, walltime_s: float | None) -> Price:
+    """Return what `config` would cost on a partition, where a job may run for so long (None: without end)."""
     num, planner = sum(config.pools.sizes.values()), config.planner
     per_worker, unit = _units(config.cluster.slurm, partition)
     plans = planner.enabled
@@ -59,7 +59,7 @@ def price(config: Config, partition: Partition | None, walltime_s: float | None)
         max_workers=planner.max_workers if plans and planner.max_workers is not None else num,
         per_hour=float(num * per_worker),
         walltime_s=walltime_s,
-        is_renewed=config.renewal.enabled and partition is not None and walltime_s is not None,
+        is_renewed=config.renewal.enabled and walltime_s is not None,
     )
 
 
@@ -73,18 +73,18 @@ def learned(lives: Iterable[WorkerLife], kind: str) -> tuple[float | None, float
     return median(waits), median(loads), len(ready)
 
 
-def describe(price: Price, start: Start, now: float) -> Iterator[tuple[str, str]]:
+def describe(price: Price | None, start: Start, now: float) -> Iterator[tuple[str, str]]:
     """Return the lines for people: a word, and what is to be said."""
     yield "start", _start_words(start, now)
+    if price is None:
+        return
     yield "price", _price_words(price)
     if price.min_workers != price.max_workers:
         low, high = (num * price.per_worker for num in (price.min_workers, price.max_workers))
         yield "planner", f"{price.min_workers} to {price.max_workers} workers: {low:g} to {high:g} {price.unit} an hour"
 
 
-def _units(slurm: SlurmConfig, partition: Partition | None) -> tuple[int, str]:
-    if partition is None:
-        return 1, "worker-hours"
+def _units(slurm: SlurmConfig, partition: Partition) -> tuple[int, str]:
     if slurm.exclusive and slurm.gpu_request != "none":
         gpus = slurm.requested_gpus or max((sum(node.gpus.values()) for node in partition.nodes), default=0)
     else:
@@ -96,7 +96,7 @@ def _units(slurm: SlurmConfig, partition: Partition | None) -> tuple[int, str]:
 
 def _start_words(start: Start, now: float) -> str:
     if start.problem:
-        return f"Slurm would not take such jobs: {start.problem}"
+        return f"not known: {start.problem}"
     load = "" if start.load_s is None else f", and it takes {in_words(start.load_s)} to load"
     from_whom = f" (as {start.num_learned} workers of this deployment did)" if start.load_s is not None else ""
     if start.wait_s is None:

@@ -135,9 +135,7 @@ def check_jobs(settings: SlurmSettings, config: Config) -> Iterator[Check]:
         yield problem("jobs", f"{needed} jobs are more than the cluster holds (MaxJobCount {most})", "fewer workers")
     else:
         said = f"MaxJobCount {most or 'is not told'}, MaxArraySize {array or 'is not told'}"
-        limit = f"`hpcserve batch` in arrays of up to {int(array) - 1} tasks" if array.isdecimal() else ""
-        if array == "0":
-            limit = "job arrays are switched off: no `hpcserve batch run --sbatch` in arrays"
+        limit = f"`hpcserve batch submit --array` of up to {max(0, int(array) - 1)} tasks" if array.isdecimal() else ""
         yield good("jobs", "; ".join(words for words in (said, limit) if words))
     yield from _own_limits(settings, config, needed)
 
