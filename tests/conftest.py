@@ -1,8 +1,9 @@
 """Fixtures that several suites share."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.fixtures_deployment", "tests.fixtures_devcluster"]
 
-settings.register_profile("hpcserve", deadline=None)  # the clock of a busy machine says nothing about the code
+# The clock of a busy machine says nothing about the code.
+settings.register_profile("hpcserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hpcserve")
