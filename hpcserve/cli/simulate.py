@@ -12,7 +12,7 @@ import click
 from hpcserve.cli.options import POLICIES
 
 if TYPE_CHECKING:
-    from hpcserve.config.models import RouterConfig
+    from hpcserve.config.models import Config
     from hpcserve.simulate import Scenario, TraceRequest
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -53,6 +53,9 @@ class _Given(TypedDict):
     sweep: bool
     attainment: float
     workers_per_node: int
+    planner: bool
+    start_s: float
+    queue_s: float
     plot: Path | None
     as_json: bool
 
@@ -90,20 +93,26 @@ def _size(flag: str, text: str, default: int) -> Callable[[_Command], _Command]:
 @_option("--sweep", "Try sizes and splits up to --workers; say the smallest that meets the SLO.", is_flag=True)
 @_option("--attainment", "Share of requests that must meet it.", type=click.FloatRange(0, 1), default=0.9)
 @_option("--workers-per-node", "For node-hours.", type=_COUNT, default=1)
+@_option("--planner", "The planner changes roles and sizes; --set planner.max_workers=8 and so on.", is_flag=True)
+@_option("--start-s", "With --planner: from a job's start to a READY worker.", type=click.FloatRange(0), default=60.0)
+@_option("--queue-s", "With --planner: that a job waits in the queue.", type=click.FloatRange(0), default=0.0)
 @_option("--plot", "Draw latencies, load and caches into a PNG file.", type=_FILE, metavar="FILE")
 @_option("--json,as_json", "Print JSON.", is_flag=True)
 def command(**given: Unpack[_Given]) -> None:
     """Replay a trace in virtual time: latencies, cache hits, worker-hours.
 
     Router and scheduler are those that serve online; only the clock is not real, and computing takes the time that the
-    timing model says. The same trace and options give the same numbers on any machine.
+    timing model says. The same trace and options give the same numbers on any machine. With --planner the objectives
+    are planner.ttft_ms and planner.itl_ms, unless others are given.
     """
     from hpcserve.simulate import load_trace
 
     if given["trace"] is None:
         raise click.UsageError("no trace: give --trace FILE, or set HPCSERVE_TRACE")
     trace = load_trace(given["trace"], given["requests"])
-    if given["sweep"]:
+    if given["planner"]:
+        _plan(trace, given)
+    elif given["sweep"]:
         _sweep(trace, given)
     else:
         _replay(trace, given)
@@ -130,6 +139,20 @@ def _replay(trace: list[TraceRequest], given: _Given) -> None:
         from hpcserve.simulate.table import print_report
 
         print_report(report, has_slo=given["slo_ttft_ms"] is not None or given["slo_itl_ms"] is not None)
+
+
+def _plan(trace: list[TraceRequest], given: _Given) -> None:
+    from hpcserve.simulate.planned import replay_planned
+
+    if given["sweep"] or given["plot"]:
+        raise click.UsageError("--planner does not go with --sweep or --plot")
+    result = replay_planned(_scenario(given), trace)
+    if given["as_json"]:
+        _print_json(result)
+    else:
+        from hpcserve.simulate.table import print_planned
+
+        print_planned(result)
 
 
 def _sweep(trace: list[TraceRequest], given: _Given) -> None:
@@ -161,11 +184,16 @@ def _scenario(given: _Given) -> Scenario:
 
     timing = read_timing(given["timing"]) if given["timing"] is not None else TimingFile()
     kv_bytes = given["kv_bytes_per_token"] or timing.kv_bytes_per_token or _SIZES["kv_bytes_per_token"]
+    config = _config(given)
+    planner = config.planner
     return Scenario(
         workers=_num_workers(given),
         prefill=given["prefill"] or 0,
         decode=given["decode"] or 0,
-        router=_router(given),
+        router=config.router,
+        planner=planner,
+        start_s=given["start_s"],
+        queue_s=given["queue_s"],
         limits=Limits(
             num_blocks=given["kv_blocks"] or timing.num_kv_blocks or _SIZES["kv_blocks"],
             block_size=given["block_size"] or timing.block_size or _SIZES["block_size"],
@@ -175,8 +203,8 @@ def _scenario(given: _Given) -> Scenario:
         timing=timing.model(kv_bytes, given["kv_bandwidth"] * 1e9),
         speed=given["speed"],
         event_delay_s=given["event_delay_ms"] / 1000,
-        slo_ttft_ms=given["slo_ttft_ms"],
-        slo_itl_ms=given["slo_itl_ms"],
+        slo_ttft_ms=given["slo_ttft_ms"] or (planner.ttft_ms if given["planner"] else None),
+        slo_itl_ms=given["slo_itl_ms"] or (planner.itl_ms if given["planner"] else None),
     )
 
 
@@ -189,15 +217,15 @@ def _num_workers(given: _Given) -> int:
     return workers or 1
 
 
-def _router(given: _Given) -> RouterConfig:
-    """Return the section `router`; neither the environment nor a file that nobody named has a say in results."""
+def _config(given: _Given) -> Config:
+    """Return the sections that count; neither the environment nor a file that nobody named has a say in results."""
     from hpcserve.config import Setting, load
 
-    wrong = [text for text in given["assignments"] if not text.startswith("router.")]
+    sections = ("router.", "planner.") if given["planner"] else ("router.",)
+    wrong = [text for text in given["assignments"] if not text.startswith(sections)]
     if wrong:
-        raise click.UsageError(f"--set {wrong[0]}: only keys of the router, such as router.seed=7")
+        more = " and of the planner" if given["planner"] else ""
+        raise click.UsageError(f"--set {wrong[0]}: only keys of the router{more}, such as router.seed=7")
     flags = [Setting(("router", "policy"), given["policy"], "--policy")] if given["policy"] else []
     file = given["config"] or Path(os.devnull)
-    return load(
-        file=file, assignments=given["assignments"], flags=flags, environ={}, allow_contradictions=True
-    ).config.router
+    return load(file=file, assignments=given["assignments"], flags=flags, environ={}, allow_contradictions=True).config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from hpcserve.simulate.planned import PlannedReport
 from hpcserve.simulate.report import Report, Spread
 from hpcserve.simulate.sweep import SweepResult
 
@@ -36,6 +37,19 @@ def print_sweep(result: SweepResult) -> None:
         table.add_row(report.workers, f"{report.slo_attainment:.1%}", *latencies, hits, f"{trial.node_hours:.2f}")
     console.print(table)
     console.print(result.verdict)
+
+
+def print_planned(result: PlannedReport) -> None:
+    """Print what came out, and what the planner did and why."""
+    print_report(result.report, has_slo=True)
+    console = Console()
+    kinds = [change.kind for change in result.changes]
+    console.print(
+        f"planner: {result.least_workers} to {result.most_workers} workers; {kinds.count('flip')} changes of roles, "
+        f"{kinds.count('grow')} times more workers, {kinds.count('shrink')} times fewer"
+    )
+    for change in result.changes:
+        console.print(f"{change.at_s:8,.0f} s  {change.text}", highlight=False, soft_wrap=True)
 
 
 def _totals(report: Report, *, has_slo: bool) -> list[tuple[str, str]]:
