@@ -19,7 +19,7 @@ from hpcserve.records import Proc
 from hpcserve.serve.leftovers import find_leftovers
 from hpcserve.serve.listening import check_listening, resolved
 from hpcserve.serve.processes import open_log
-from hpcserve.serve.succession import Start, decide, refuse_other_settings
+from hpcserve.serve.takeover import Start, decide, refuse_other_settings
 from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
 

@@ -12,7 +12,7 @@ from hpcserve.config.models import Config
 from hpcserve.errors import DeploymentError
 from hpcserve.records import FrontendRecord, JobRecord, Proc
 from hpcserve.serve.leftovers import Leftovers
-from hpcserve.serve.succession import Start, decide, differences, refuse_other_settings
+from hpcserve.serve.takeover import Start, decide, differences, refuse_other_settings
 from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
 
