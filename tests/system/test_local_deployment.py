@@ -201,7 +201,7 @@ def test_the_frontend_is_started_again_when_it_dies(local: Callable[..., Deploym
     assert get(f"{deployment.endpoint}/models")[0] == 200
 
 
-def test_a_dead_head_is_told_refused_and_cleaned_up(
+def test_a_dead_head_is_told_kept_from_other_settings_and_cleaned_up(
     local: Callable[..., Deployment], env: dict[str, str], state_root: Path
 ) -> None:
     deployment = local("--nodes", "2")
@@ -211,8 +211,9 @@ def test_a_dead_head_is_told_refused_and_cleaned_up(
     status = deployment.status()
     assert status["phase"] == "failed"
     assert "head" in status["detail"]
-    again = run_hpcserve(*UP, "--name", "t", "--port", "0", env=env)
+    again = run_hpcserve(*UP, "--name", "t", "--port", "0", "--nodes", "3", env=env)
     assert again.returncode == 5
+    assert "pools.workers is 2, not 3" in again.stderr
     assert "hpcserve down --name t" in again.stderr
     deployment.hpcserve("down")
     assert not processes_of(state_root)
