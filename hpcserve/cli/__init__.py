@@ -15,6 +15,7 @@ COMMANDS = {
     "down": "Stop a deployment; return when nothing of it is left.",
     "key": "Print the API key of a deployment.",
     "keys": "Add, list and revoke the API keys of tenants.",
+    "receipt": "Print what a deployment has used: GPU-hours, how idle they were, and what came of them.",
     "usage": "Print what each tenant has used, in requests and tokens.",
     "batch": "Send a file of requests through a deployment and write the answers to another.",
     "config": "Show the configuration, its schema, or which file is read.",

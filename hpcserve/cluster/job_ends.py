@@ -73,14 +73,19 @@ def parse_accounting(listing: str) -> dict[str, JobEnd]:
 
 def _end(facts: Mapping[str, str], cause: EndCause, words: str, record: str) -> JobEnd:
     node = facts.get("NodeList") or facts.get("BatchHost") or ""
-    gpus = _GPUS.search(record)
     return JobEnd(
         cause=cause,
         detail=words,
         node=None if node in ("", "(null)", "None assigned") else node,
         ended_at=parse_time(facts.get("EndTime", "")),
-        num_gpus=int(gpus.group(1)) if gpus else None,
+        num_gpus=parse_num_gpus(record),
     )
+
+
+def parse_num_gpus(record: str) -> int | None:
+    """Return the GPUs that a job was given, from scontrol's details or sacct's AllocTRES; None: it does not say."""
+    found = _GPUS.search(record)
+    return int(found.group(1)) if found else None
 
 
 def _words(state: str, exit_code: str, reason: str) -> str:

@@ -15,6 +15,7 @@ from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError
 from hpcserve.frontend.auth import is_loopback
 from hpcserve.observability.tracing import check_tracing
+from hpcserve.receipt import ReceiptFile
 from hpcserve.records import Proc
 from hpcserve.serve.leftovers import find_leftovers
 from hpcserve.serve.listening import check_listening, resolved
@@ -151,6 +152,7 @@ def _prepare(state: StateDir, config: Config) -> None:
     state.clear_head()
     state.write_jobs([])
     state.write_failure("")
+    ReceiptFile(state).begin()
     state.write_config(config)
 
 

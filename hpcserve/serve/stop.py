@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from hpcserve.cluster import make_cluster
+from hpcserve.cluster import Cluster, make_cluster
 from hpcserve.cluster.head_job import cancel_head
+from hpcserve.cluster.protocol import JobEnd
 from hpcserve.comm.protocol import StopRequest
 from hpcserve.errors import ClusterError, ConnectionLost, DeploymentError
 from hpcserve.records import HeadRecord, Proc
+from hpcserve.serve.last_lives import write_last_lives
 from hpcserve.serve.leftovers import head_job, is_alive, live_jobs
 from hpcserve.serve.processes import end_process, wait_for_end
 from hpcserve.serve.watch import connect_watcher, fetch_status
@@ -101,12 +103,22 @@ async def _end_head_job(state: StateDir) -> None:
 
 
 async def _end_jobs(state: StateDir) -> None:
-    jobs = [record.job_id for record in await live_jobs(state)]
-    if not jobs:
+    records = state.read_jobs()
+    if not records:
         return
+    jobs = [record.job_id for record in await live_jobs(state)]
     cluster = make_cluster(state.read_config(), state.path)
-    for job_id in jobs:
-        cluster.adopt(job_id)
+    for record in records:
+        cluster.adopt(record.job_id)
+    if jobs:
+        await _end_all(cluster, jobs)
+    ends: dict[str, JobEnd] = {}
+    with suppress(ClusterError):
+        ends = await cluster.ends([record.job_id for record in records])
+    write_last_lives(state, records, jobs, ends)
+
+
+async def _end_all(cluster: Cluster, jobs: list[str]) -> None:
     await cluster.cancel(jobs)
     try:
         await cluster.wait_gone(jobs, timeout_s=15)
