@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.chaos.daemons import CannotBoot
 from tests.chaos.faults.fault import Fault
 from tests.chaos.faults.kinds import FAULTS
-from tests.chaos.plan import Plan, draw_plan
+from tests.chaos.plan import WALLTIMES, Plan, draw_plan
 from tests.chaos.report import Report
 from tests.chaos.run import run_plan
 
@@ -83,6 +83,7 @@ def _plan(seed: int, options: argparse.Namespace, faults: dict[str, Fault]) -> P
         num_clients=options.clients,
         mean_gap_s=options.gap,
         beside="nothing" if options.engine == "vllm" else options.beside,
+        walltimes=[None] if options.engine == "vllm" else WALLTIMES,  # loading takes a good part of the shortest ones
     )
 
 

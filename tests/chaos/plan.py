@@ -15,6 +15,9 @@ T = TypeVar("T")
 Engine = Literal["mock", "vllm"]
 Beside = Literal["nothing", "run", "uploaded", "both"]
 
+WALLTIMES = (None, None, "00:03:00", "00:04:00")
+"""To choose from: half of the deployments see theirs end."""
+
 _QUIET_S = 3.0  # before the first fault
 
 
@@ -83,7 +86,7 @@ def draw_plan(
     num_clients: int = 8,
     mean_gap_s: float = 12.0,
     beside: Beside | None = None,
-    walltimes: Sequence[str | None] = (None, None, "00:03:00", "00:04:00"),
+    walltimes: Sequence[str | None] = WALLTIMES,
     num_frontends: int | None = None,
 ) -> Plan:
     """Draw everything. What is given is not drawn; `walltimes` are those to choose from."""

@@ -42,8 +42,10 @@ async def run_plan(plan: Plan, faults: dict[str, Fault], replay: str, keep: Path
     root = Path(tempfile.mkdtemp(prefix="hs-"))
     try:
         with development_cluster(root / "dc") as daemons, _small_disk(root / "state") as disk:
-            await _on(daemons, disk, root, plan, faults, report)
-            _keep_logs(root, keep)
+            try:
+                await _on(daemons, disk, root, plan, faults, report)
+            finally:
+                _keep_logs(root, keep)
     finally:
         report.took_s = time.monotonic() - began
         report.write(keep)
@@ -176,8 +178,9 @@ async def _take_down(world: World) -> list[str]:
 
 
 def _keep_logs(root: Path, keep: Path) -> None:
-    shutil.copytree(root / "state" / NAME / "logs", keep / "logs", dirs_exist_ok=True)
-    shutil.copytree(root / "dc" / "log", keep / "slurm", dirs_exist_ok=True)
+    for path, name in ((root / "state" / NAME / "logs", "logs"), (root / "dc" / "log", "slurm")):
+        if path.is_dir():
+            shutil.copytree(path, keep / name, dirs_exist_ok=True)
     for name in ("workers.jsonl", "config.json", "jobs.json"):
         with suppress(FileNotFoundError):
             shutil.copy(root / "state" / NAME / name, keep / name)
