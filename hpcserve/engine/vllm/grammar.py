@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-RESUMES = "HPCSERVE_RESUMES_GRAMMARS"
-"""Environment variable, set where an engine of ours runs: has the plugin of vLLM's processes call `resume_grammars`."""
+RESUMES = "HPCSERVE_RESUMES_REQUESTS"
+"""Environment variable, set where an engine of ours runs: requests go on there, see here and `resumed_sampling`."""
 RESUMED = "hpcserve_resumed_tokens"
 """Among the extra arguments of a request: how many of the last prompt tokens were generated."""
+
+
+def num_resumed(params: Any) -> int:
+    """Return how many of the last prompt tokens were generated, by `SamplingParams`; None stands for pooling."""
+    return 0 if params is None else (params.extra_args or {}).get(RESUMED, 0)
 
 
 def resume_grammars() -> str | None:
@@ -28,9 +33,9 @@ def resume_grammars() -> str | None:
 
     def make_and_advance(self: Any, request: Any) -> Any:
         grammar = make(self, request)
-        num_resumed = (request.sampling_params.extra_args or {}).get(RESUMED, 0)
-        if num_resumed:
-            _advance(self, request, grammar, num_resumed)
+        num = num_resumed(request.sampling_params)
+        if num:
+            _advance(self, request, grammar, num)
         return grammar
 
     make_and_advance.__wrapped__ = make  # type: ignore[attr-defined]
@@ -38,9 +43,9 @@ def resume_grammars() -> str | None:
     return None
 
 
-def _advance(manager: Any, request: Any, grammar: Any, num_resumed: int) -> None:
+def _advance(manager: Any, request: Any, grammar: Any, num: int) -> None:
     """Feed the resumed tokens to `grammar`. Raises `ValueError`, which ends the request, if they do not fit it."""
-    prompt, resumed = request.prompt_token_ids[:-num_resumed], request.prompt_token_ids[-num_resumed:]
+    prompt, resumed = request.prompt_token_ids[:-num], request.prompt_token_ids[-num:]
     state = request.structured_output_request
     reasoner = manager._get_reasoner(request)
     if state.reasoning_ended is None and reasoner is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hpcserve.config import Config
 from hpcserve.engine.protocol import EngineContext
-from hpcserve.engine.vllm import environment, grammar, plugin, translate
+from hpcserve.engine.vllm import environment, grammar, plugin, resumed_sampling, seam, translate
 from hpcserve.engine.vllm.arguments import build_engine_args, engine_arguments, is_pooling
 from hpcserve.engine.vllm.core import Vllm, start_vllm
 from hpcserve.engine.vllm.kv_choice import check_mpi, open_courier, why_no_kv
@@ -82,6 +82,10 @@ async def examine(config: Config, vllm: Vllm, *, moves_kv: bool) -> Loaded:
         vllm.warnings.append(f"{why_not}; requests for structured output fail when their worker is lost")
         logger.warning(vllm.warnings[-1])
     can: tuple[Ability, ...] = ("generate", "structured_output") if generates else ("embed",)
+    why_else = (seam.continue_texts() or resumed_sampling.continue_sampling()) if generates else None
+    if why_else is not None:
+        vllm.warnings.append(f"{why_else}; requests whose worker is lost may go on with another text than without it")
+        logger.warning(vllm.warnings[-1])
     info = EngineInfo(
         engine="vllm",
         model=config.served_name,

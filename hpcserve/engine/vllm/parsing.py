@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from hpcserve.engine.vllm.parsers import Parsers
-from hpcserve.engine.vllm.seam import Seam
 from hpcserve.engine.vllm.translate import Adjusted, to_sampling_params, to_structured
 from hpcserve.types import ChatParsing, EngineOutput, EngineRequest, ParsedDelta, Sampling, ToolCallDelta
 
@@ -157,7 +156,6 @@ def _replay(
     from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
     first = msgspec.structs.replace(request, token_ids=prompt, num_resumed=0)
-    seam = Seam(tokenizer, first)
     params = to_sampling_params(first, adjusted)
     detokenizer = IncrementalDetokenizer.from_new_request(
         tokenizer,
@@ -166,7 +164,7 @@ def _replay(
     for token_id in resumed:
         detokenizer.update([token_id], stop_terminated=False)
         text = detokenizer.get_next_output_text(finished=False, delta=True)
-        yield seam.mend(EngineOutput(request_id=request.request_id, token_ids=(token_id,), text=text))
+        yield EngineOutput(request_id=request.request_id, token_ids=(token_id,), text=text)
 
 
 @contextmanager

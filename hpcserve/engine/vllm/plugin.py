@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 
-from hpcserve.engine.vllm import grammar
+from hpcserve.engine.vllm import grammar, resumed_sampling
 from hpcserve.kv.nixl_library import load_system_libnl
 from hpcserve.observability.logging import configure_logging
 
@@ -40,6 +40,7 @@ def register() -> None:
         _do_not_poll_in_a_thread()
     if os.environ.get(grammar.RESUMES):
         grammar.resume_grammars()
+        resumed_sampling.continue_sampling()
 
 
 def why_no_nixl() -> str | None:

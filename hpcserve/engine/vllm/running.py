@@ -1,7 +1,7 @@
 """Runs one request after the other on a vLLM that is up. Starts and stops nothing; which requests are open, it is told.
 
-What it does not do: presence and frequency penalties, stop strings and the seed's random stream begin anew at the first
-token that this engine generates, so a request resumed here (`num_resumed`) sees them from there on only.
+That a request resumed here (`num_resumed`) goes on as if it had never left is seen to by `seam`, `grammar` and
+`resumed_sampling`, which wrap parts of vLLM.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpcserve.engine.vllm.load import LoadMeter
 from hpcserve.engine.vllm.loading import Loaded
 from hpcserve.engine.vllm.parsing import ChatParser
 from hpcserve.engine.vllm.refusals import why_refused
-from hpcserve.engine.vllm.seam import Seam
+from hpcserve.engine.vllm.seam import without_held_back
 from hpcserve.engine.vllm.submit import Submit
 from hpcserve.engine.vllm.translate import Adjusted
 from hpcserve.errors import EngineError
@@ -86,10 +86,11 @@ class Runner:
             request, adjusted = parser.request, parser.adjusted
         else:
             adjusted = Adjusted(structured=translate.to_structured(_wanted_structure(request)))
-        seam = Seam(self._llm.get_tokenizer(), request)
 
         def take(output: Any) -> None:
-            ours = seam.mend(translate.to_output(request, output, self._worker))
+            ours = translate.to_output(request, output, self._worker)
+            if ours.finish_reason == "abort":
+                ours = without_held_back(request, ours)
             self._meter.generated_tokens += len(ours.token_ids)
             if not state.has_output and ours.token_ids:
                 state.has_output = True

@@ -87,8 +87,8 @@ def to_sampling_params(request: EngineRequest, adjusted: Adjusted) -> Any:
         allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
         bad_words=list(sampling.bad_words),
         structured_outputs=adjusted.structured,
-        output_kind=RequestOutputKind.DELTA if request.streams else RequestOutputKind.FINAL_ONLY,
-        extra_args=_extra_args(request, adjusted),
+        output_kind=RequestOutputKind.DELTA if request.streams or request.num_resumed else RequestOutputKind.FINAL_ONLY,
+        extra_args=_extra_args(request),
     )
 
 
@@ -140,9 +140,9 @@ def say_made_in(output: EngineOutput, seconds: float) -> EngineOutput:
     return msgspec.structs.replace(output, kv=handle)
 
 
-def _extra_args(request: EngineRequest, adjusted: Adjusted) -> dict[str, Any] | None:
+def _extra_args(request: EngineRequest) -> dict[str, Any] | None:
     extra = _kv_transfer_params(request)
-    if adjusted.structured is not None and request.num_resumed:
+    if request.num_resumed and not request.prefill_only:
         extra[RESUMED] = request.num_resumed
     return extra or None
 
