@@ -11,10 +11,10 @@ from contextlib import closing, nullcontext, suppress
 
 from hpcserve.comm.protocol import FrontendInfo
 from hpcserve.config.models import FrontendConfig
-from hpcserve.errors import StartError
+from hpcserve.errors import DeploymentError, StartError
 from hpcserve.observability.log_files import tail
 from hpcserve.records import FrontendRecord, Proc
-from hpcserve.serve.listening import reserve_port
+from hpcserve.serve.listening import check_port, reserve_port
 from hpcserve.serve.processes import end_process, open_log
 from hpcserve.state import StateDir
 
@@ -37,6 +37,7 @@ class FrontendKeeper:
         self._is_moved = host is not None
         self._records: dict[int, FrontendRecord] = {}  # by index
         self._infos: dict[int, FrontendInfo] = {}  # by index; connected ones
+        self._last_port: int | None = None  # of an earlier head's frontends, dead ones too
 
     @property
     def infos(self) -> list[FrontendInfo]:
@@ -48,6 +49,7 @@ class FrontendKeeper:
         self._records = {
             each.index: each for each in records if each.proc.is_alive and each.index < self._frontend.processes
         }
+        self._last_port = next((each.port for each in records if each.proc.is_local and each.port is not None), None)
         for record in self._records.values():
             log.info("%s goes on as pid %d", _name(record.index), record.proc.pid)
 
@@ -65,8 +67,7 @@ class FrontendKeeper:
 
     async def run(self) -> None:
         """Keep them running until cancelled. Raises `StartError` if one dies again and again, or there is no port."""
-        adopted = next((each.port for each in self._records.values()), None)
-        port = reserve_port(self._frontend, adopted)
+        port = self._reserve_port()
         with closing(port) if port is not None else nullcontext():
             number = None if port is None else int(port.getsockname()[1])
             loops = [asyncio.create_task(self._keep(index, number)) for index in range(self._frontend.processes)]
@@ -76,6 +77,15 @@ class FrontendKeeper:
                 for loop in loops:
                     loop.cancel()
                 await asyncio.gather(*loops, return_exceptions=True)
+
+    def _reserve_port(self) -> socket.socket | None:
+        """Hold the port that clients know; where all its frontends are dead, somebody else may have it by now."""
+        adopted = next((each.port for each in self._records.values()), None)
+        if adopted is None and self._frontend.port == 0 and self._last_port is not None:
+            with suppress(DeploymentError, StartError):
+                check_port(self._frontend.host, self._last_port)
+                return reserve_port(self._frontend, self._last_port)
+        return reserve_port(self._frontend, adopted)
 
     async def stop(self) -> None:
         """End them: they stop listening, let their requests end, and are killed if they do not end."""

@@ -35,7 +35,7 @@ def check_listening(frontend: FrontendConfig, *, is_here: bool = True) -> None:
         check_unix_socket(frontend.unix_socket)
     if frontend.tcp:
         if is_here:
-            _check_port(frontend.host, frontend.port)
+            check_port(frontend.host, frontend.port)
     elif frontend.processes > 1:
         raise ConfigError(
             f"frontend.processes = {frontend.processes} needs a port: a Unix socket is one process's; "
@@ -115,7 +115,8 @@ def plain_http_warnings(config: Config, host: str | None = None) -> tuple[str, .
     )
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Raise `DeploymentError` where somebody listens there already."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

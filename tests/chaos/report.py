@@ -13,6 +13,9 @@ from tests.chaos.load import Outcome
 from tests.chaos.plan import Plan
 
 
+_MOST_TOLD = 25  # violations in the summary; all are in the JSON
+
+
 @dataclass
 class Happened:
     """One event of the plan, as it came."""
@@ -88,7 +91,7 @@ class Report:
             for name, (middle, last, minutes) in self.memory_mb.items()
         ]
         if self.violations:
-            lines += ["VIOLATIONS:", *(f"  - {each}" for each in self.violations)]
+            lines += [f"{len(self.violations)} VIOLATIONS:", *(f"  - {each}" for each in self.violations[:_MOST_TOLD])]
             lines += [f"  replay: {self.replay}", f"  logs and report: {self.logs}"]
         else:
             lines.append("  every invariant held")

@@ -84,6 +84,31 @@ def test_dead_frontends_and_those_beyond_the_number_wanted_are_not_adopted(
     assert not keeper.takes(info(stranger.pid, index=1))
 
 
+@pytest.mark.parametrize("is_taken", [False, True])
+async def test_where_all_frontends_died_with_the_head_the_next_ones_have_their_port_unless_it_is_taken(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        if not is_taken:
+            other.close()
+        keeper = FrontendKeeper(state, FrontendConfig(port=0))
+        dead = Proc(pid=2**22 - 1, host=socket.gethostname(), start_time=1)
+        keeper.adopt([FrontendRecord(proc=dead, index=0, port=port)])
+        started: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+        async def start(self: FrontendKeeper, index: int, port: int | None) -> int:
+            started.set_result(port)
+            await asyncio.Event().wait()
+            return 0
+
+        monkeypatch.setattr(FrontendKeeper, "_run_once", start)
+        running = asyncio.create_task(keeper.run())
+        assert (await asyncio.wait_for(started, 10) == port) is not is_taken
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 def test_a_frontend_on_the_host_of_an_earlier_head_is_not_ours(
     state: StateDir, stranger: subprocess.Popen[bytes]
 ) -> None:
