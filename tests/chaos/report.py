@@ -12,7 +12,6 @@ from tests.chaos.batches import BatchOutcome
 from tests.chaos.load import Outcome
 from tests.chaos.plan import Plan
 
-
 _MOST_TOLD = 25  # violations in the summary; all are in the JSON
 
 
