@@ -11,8 +11,6 @@ import click
 from hpcserve.cli import receipt as receipts
 from hpcserve.cli.backend import Backend, backend, changes
 from hpcserve.cli.deployment import find, name_option
-from hpcserve.cli.streams import say
-from hpcserve.errors import HpcserveError
 
 if TYPE_CHECKING:
     from hpcserve.receipt import Receipt
@@ -39,7 +37,7 @@ def command(ctx: click.Context, name: str | None, force: bool, as_json: bool) ->
         click.echo(json.dumps(as_dict(state, status) | {"receipt": receipt and receipts.as_dict(receipt)}))
     elif not as_json:
         click.echo(f"{state.name} is down")
-        for line in receipts.lines(receipt) if receipt else ():
+        for line in receipts.lines(receipt) if receipt and receipt.num_workers else ():
             click.echo(line)
 
 
@@ -47,13 +45,7 @@ async def _down(serve: Backend, state: StateDir, *, force: bool) -> tuple[Status
     """Return the last status, and the receipt if there is one: that it is down is more important."""
     busiest: list[Status] = []
     status = await _stop(serve, state, busiest, force=force)
-    from hpcserve.serve.receipt import make_receipt
-
-    try:
-        return status, await make_receipt(state, busiest[-1] if busiest else None)
-    except (HpcserveError, OSError) as err:
-        say(f"no receipt: {err}")
-        return status, None
+    return status, await receipts.try_to_make(state, busiest[-1] if busiest else None)
 
 
 async def _stop(serve: Backend, state: StateDir, busiest: list[Status], *, force: bool) -> Status | None:

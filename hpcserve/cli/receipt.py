@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpcserve.cli.deployment import find, name_option
+from hpcserve.cli.streams import say
+from hpcserve.errors import HpcserveError
 
 if TYPE_CHECKING:
     from hpcserve.receipt import Receipt
     from hpcserve.state import StateDir
+    from hpcserve.types import Status
 
 
 @click.command("receipt")
@@ -43,6 +46,17 @@ async def _receipt(state: StateDir) -> Receipt:
     if kept is not None and not state.read_jobs() and state.read_head() is None:
         return kept
     return await make_receipt(state)
+
+
+async def try_to_make(state: StateDir, seen: Status | None) -> Receipt | None:
+    """Return the receipt of what was just taken down, or say why there is none: that it is down is more important."""
+    from hpcserve.serve.receipt import make_receipt
+
+    try:
+        return await make_receipt(state, seen)
+    except (HpcserveError, OSError) as err:
+        say(f"no receipt: {err}")
+        return None
 
 
 def as_dict(receipt: Receipt) -> dict[str, Any]:

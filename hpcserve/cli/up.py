@@ -54,6 +54,12 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
 
     from hpcserve.cli.session import Session
 
+    busiest: list[Status] = []
+
+    def keep(status: Status) -> None:
+        if status.traffic is not None:
+            busiest[:] = [status]
+
     async def run() -> int:
         session = Session(
             serve=serve,
@@ -63,13 +69,26 @@ def command(ctx: click.Context, dry_run: bool, detach: bool, as_json: bool, time
             announce=announce,
             given=given_keys(ctx, loaded),
             wrong=loaded.contradictions,
+            on_status=keep,
         )
         return await session.run()
 
     with leading(config) as lead:
         lead.has_head = True
         code = asyncio.run(run())
+    if not detach:
+        asyncio.run(_say_receipt(config.name, busiest[-1] if busiest else None))
     ctx.exit(code)
+
+
+async def _say_receipt(name: str, seen: Status | None) -> None:
+    """Say what was used, if it is over and anything was."""
+    from hpcserve.cli.receipt import lines, try_to_make
+    from hpcserve.state import StateDir
+
+    receipt = await try_to_make(StateDir.of(name), seen)
+    for line in lines(receipt) if receipt is not None and receipt.is_final and receipt.num_workers else ():
+        say(line)
 
 
 def _print_jobs(serve: Backend, config: Config, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from hpcserve.errors import ClusterError
 _FIELDS = ("JobIDRaw", "JobName", "ElapsedRaw", "State", "AllocTRES")
 _GPUS = re.compile(r"(?:^|,)gres/gpu=(\d+)")
 _SLACK_S = 60  # clocks of controller and of this host
+_TIMEOUT_S = 15.0  # a receipt without it is better than none
 
 
 class AccountedJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +35,8 @@ async def find_accounted(deployment: str, began_at: float) -> list[AccountedJob]
     since = datetime.fromtimestamp(began_at - _SLACK_S).strftime("%Y-%m-%dT%H:%M:%S")
     command = ("sacct", "--allocations", "--noheader", "--parsable2", f"--format={','.join(_FIELDS)}")
     try:
-        listing, _ = await run_slurm(*command, f"--user={getpass.getuser()}", f"--starttime={since}")
+        options = (f"--user={getpass.getuser()}", f"--starttime={since}")
+        listing, _ = await run_slurm(*command, *options, timeout_s=_TIMEOUT_S)
     except ClusterError:
         return None
     return parse_accounted(listing, deployment)
