@@ -14,18 +14,21 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from hpcserve.agent.backfill import Backfill
 from hpcserve.agent.data_plane import DataPlane
+from hpcserve.agent.hot_prefixes import HotPrefixes
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.kv_outbox import KvOutbox
 from hpcserve.agent.leaving import Leaving, when_to_leave
 from hpcserve.agent.membership import Membership
+from hpcserve.agent.prefix_moves import move_prefixes
 from hpcserve.agent.preflight import Exhibition, check_peers
-from hpcserve.agent.takers import has_taker
+from hpcserve.agent.takers import find_peers, has_taker
 from hpcserve.agent.traced_engine import TracedEngine
 from hpcserve.agent.units import Units
 from hpcserve.comm.protocol import Announcement, Command
@@ -33,6 +36,7 @@ from hpcserve.comm.tls import Identity
 from hpcserve.config.models import Config
 from hpcserve.engine.factory import make_engine
 from hpcserve.engine.protocol import AsyncEngine, EngineContext
+from hpcserve.engine.push import run_of
 from hpcserve.errors import EngineError, HpcserveError
 from hpcserve.garbage import collect_rarely
 from hpcserve.observability.tracing import open_tracer
@@ -88,7 +92,8 @@ class NodeAgent:
         self._backfill = Backfill(self._engine.load, rule)
         self._identity = identity = Identity(state.tls_cert, state.tls_key)
         exhibition = Exhibition(config) if config.kv.preflight else None
-        self._data_plane = DataPlane(self._engine, identity, self._backfill.note, exhibition, moves_kv=config.moves_kv)
+        self._hot = HotPrefixes()
+        self._data_plane = DataPlane(self._engine, identity, self._note_request, exhibition, moves_kv=config.moves_kv)
         self._leave_at: float | None = None  # as the head told
         self._units = Units(
             self._engine,
@@ -187,7 +192,11 @@ class NodeAgent:
         self._enter(WorkerState.DRAINING)
         leaving = Leaving(self._data_plane, lambda: has_taker(self._membership, self._spec.worker))
         bound = max(0.0, leave_at - time.time())
-        if not all(await asyncio.gather(leaving.run(leave_at), self._units.drained(bound))):
+        emptied = asyncio.gather(leaving.run(leave_at), self._units.drained(bound))
+        if self._config.moves_kv:
+            peers = partial(find_peers, self._membership, self._spec.worker)
+            await move_prefixes(self._hot, run_of(self._engine), self._info, peers, self._identity, leave_at)
+        if not all(await emptied):
             log.warning("after %.1f s requests still run, or their KV was not fetched", bound)
 
     async def _end(self, state: WorkerState, detail: str) -> None:
@@ -231,6 +240,10 @@ class NodeAgent:
         if not self._membership.is_joined and time.monotonic() - self._membership.last_joined > bound:
             log.error("no head for %g s: stopping", bound)
             self.stop()
+
+    def _note_request(self, request: EngineRequest) -> None:
+        self._backfill.note(request)
+        self._hot.note(request)
 
     def _tell_cache(self, batch: KvEventBatch) -> None:
         self._membership.announce(Announcement(worker=self._spec.worker, kv=batch))
