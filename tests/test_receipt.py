@@ -59,7 +59,13 @@ def test_a_worker_that_was_never_ready_only_loaded_and_one_that_never_started_co
     found = receipt(stay(ready_at=None, busy_s=0.0))
     assert (found.loading_share, found.idle_share) == (1.0, 0.0)
     never = WorkerLife(
-        worker=WorkerId("w"), pool="both", cluster="slurm", job_id="1", submitted_at=0.0, ended_at=9.0, cause=EndCause.TOLD
+        worker=WorkerId("w"),
+        pool="both",
+        cluster="slurm",
+        job_id="1",
+        submitted_at=0.0,
+        ended_at=9.0,
+        cause=EndCause.TOLD,
     )
     assert stay_of(never) is None
     assert receipt().per_hour(1) is None

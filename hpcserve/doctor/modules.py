@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import shutil
 from contextlib import suppress
 
 from hpcserve.cluster.slurm_script import setup_lines
@@ -18,6 +19,8 @@ async def check_modules(config: Config, *, is_slurm: bool) -> list[Check]:
     slurm = config.cluster.slurm
     if not is_slurm:
         return []
+    if shutil.which("bash") is None:
+        return [problem("modules", "there is no bash on PATH, and job scripts are for it", "PATH, or ask your site")]
     if not slurm.modules:
         return [await _system()]
     if not await _runs("type module > /dev/null 2>&1 || source /etc/profile; type module"):

@@ -110,7 +110,8 @@ def _start_words(start: Start, now: float) -> str:
 def _price_words(price: Price) -> str:
     each = f" x {price.per_worker} GPUs" if price.unit == "GPU-hours" and price.per_worker != 1 else ""
     size = f"{price.num_workers} worker{'s' * (price.num_workers != 1)}{each}"
-    rate = f"{size}: {price.per_hour:g} {price.unit} for each hour of service"
+    unit = price.unit.removesuffix("s") if price.per_hour == 1 else price.unit
+    rate = f"{size}: {price.per_hour:g} {unit} for each hour of service"
     if price.at_most is not None and price.walltime_s is not None:
         return f"{rate}, {price.at_most:g} at most (walltime {in_words(price.walltime_s)}, not renewed)"
     if price.is_renewed and price.walltime_s is not None:

@@ -86,7 +86,7 @@ def _slurm(seen: Examination, settings: SlurmSettings, partition: Partition) -> 
     for key, value in (("extra_directives", slurm.extra_directives), ("prologue", slurm.prologue)):
         if value:
             yield key, value, ""
-    yield "modules", slurm.modules, "" if slurm.modules else "such as gcc/12.3, cuda/13.0"
+    yield "modules", slurm.modules, "" if slurm.modules else "such as [gcc/12.3, cuda/13.0]"
     yield "python", slurm.python or sys.executable, "has to be seen by the compute nodes"
 
 

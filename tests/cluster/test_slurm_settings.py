@@ -17,7 +17,9 @@ from hpcserve.cluster.slurm_settings import (
 
 
 def test_settings_without_a_value_are_left_out() -> None:
-    read = parse_settings("Prolog = (null)\nKillWait                = 30 sec\nAuthInfo = socket=/run/m,cred_expire=5\n\nx\n")
+    read = parse_settings(
+        "Prolog = (null)\nKillWait                = 30 sec\nAuthInfo = socket=/run/m,cred_expire=5\n\nx\n"
+    )
     assert read == {"KillWait": "30 sec", "AuthInfo": "socket=/run/m,cred_expire=5"}
 
 

@@ -112,7 +112,9 @@ def test_a_partition_of_the_highest_tier_is_not_preempted(large: SlurmSettings) 
     by_tier = replace(large, config={**large.config, "PreemptType": "preempt/partition_prio"})
     limits = {name: {**each, "PreemptMode": "REQUEUE"} for name, each in by_tier.partitions.items()}
     by_tier = replace(by_tier, partitions=limits)
-    outcomes = [next(iter(check_ends(by_tier, make_config(), by_tier.nodes[name]))).outcome for name in ("gpu", "scavenge")]
+    outcomes = [
+        next(iter(check_ends(by_tier, make_config(), by_tier.nodes[name]))).outcome for name in ("gpu", "scavenge")
+    ]
     assert outcomes == [Outcome.OK, Outcome.WARNING]
 
 

@@ -146,7 +146,10 @@ async def test_an_accounting_that_agrees_has_no_differences(state: StateDir, mon
 
 async def test_an_accounting_that_differs_says_in_what(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
     books = await reconciled(
-        state, monkeypatch, booked(elapsed_s=1800.0, num_gpus=4), booked(job_id="99", worker="both-3-zz", elapsed_s=120.0)
+        state,
+        monkeypatch,
+        booked(elapsed_s=1800.0, num_gpus=4),
+        booked(job_id="99", worker="both-3-zz", elapsed_s=120.0),
     )
     assert books.differences == (
         "both-0-a1: 30.0 min there, 60.0 min here",
