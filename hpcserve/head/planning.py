@@ -86,8 +86,10 @@ class Planning:
 
     def step(self, now: float) -> None:
         """Look once, decide, and act. `now` is Unix time."""
-        workers, sizes = self._roster.workers(), self._reconciler.sizes
-        heard = [info for info in workers if not self._roster.is_lost(info.worker)]
+        sizes, held = self._reconciler.sizes, {record.worker for record in self._reconciler.held}
+        heard = [
+            info for info in self._roster.workers() if info.worker in held and not self._roster.is_lost(info.worker)
+        ]
         self._seen = self._observer.observe(now, heard, sizes, self._traffic(), self._reconciler.wait_s)
         self._plan = self._planner.decide(self._seen)
         for decision in self._plan.decisions:

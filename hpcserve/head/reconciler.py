@@ -126,7 +126,7 @@ class Reconciler:
         except ClusterError as err:
             log.warning("the cluster did not answer: %s", err.message)
             return
-        await self._burial.look_up(views, self._held_records())
+        await self._burial.look_up(views, self.held)
         for slot in self._slots:
             for held in list(slot.jobs()):
                 self._judge(slot, held, views.get(held.record.job_id))
@@ -145,6 +145,11 @@ class Reconciler:
         return {pool: sum(slot.pool == pool for slot in self._slots) for pool in self._config.pools.sizes}
 
     @property
+    def held(self) -> list[JobRecord]:
+        """The jobs that hold a wanted worker, successors among them."""
+        return [held.record for slot in self._slots for held in slot.jobs()]
+
+    @property
     def wait_s(self) -> float:
         """How long the slowest pool's workers take from their submission to READY, as far as is known."""
         return max(map(self._renewal.estimate_s, self._config.pools.sizes))
@@ -161,10 +166,7 @@ class Reconciler:
         self._record()
 
     def adopt(self, records: Iterable[JobRecord]) -> None:
-        """Take over the jobs that an earlier head left, before the first step. Slots that they fill launch nothing.
-
-        A slot's two records are its present job and the successor; what there is no slot for is told to end.
-        """
+        """Take over the jobs that an earlier head left, before the first step; what has no slot is told to end."""
         adopted = list(records)
         for record in adopted:
             self._cluster.adopt(record.job_id)
@@ -179,9 +181,10 @@ class Reconciler:
             self._slots += slots
             for record in left:
                 self._send_away(record, "no place for it")
-        self._worked |= {record.pool for record in adopted if record.ready_at is not None}
         began = self._state.began_at()
-        self._burial.recall(life for life in self._life_log.read() if began is not None and life.submitted_at >= began)
+        lives = [life for life in self._life_log.read() if began is not None and life.submitted_at >= began]
+        self._worked |= {each.pool for each in (*adopted, *lives) if each.ready_at is not None}
+        self._burial.recall(lives)
         self._record()
 
     async def stop_all(self, *, force: bool) -> None:
@@ -292,9 +295,6 @@ class Reconciler:
         self._is_stale = True
         return held
 
-    def _held_records(self) -> list[JobRecord]:
-        return [held.record for slot in self._slots for held in slot.jobs()]
-
     def _record(self) -> None:
         self._is_stale = False
-        self._state.write_jobs([*self._held_records(), *self._burial.records])
+        self._state.write_jobs([*self.held, *self._burial.records])

@@ -27,6 +27,7 @@ DRAIN_S = 10.0
 _TTFT_SHARE = 0.8  # of the objective is for waiting and computing; the rest is for the way there and back
 _LEAST_WAIT_SHARE = 0.2  # of the objective is always for waiting: long prompts are late whatever is done
 _MIXED_STEP = 1.25  # of a prompt's own time that it takes a worker that also decodes
+_MOST_TRUST = 2  # times what the KV tells: tokens that come late for another reason would ask for workers for ever
 _MOST_WORKERS = 4096
 
 
@@ -72,7 +73,9 @@ class Demand:
         num = workers_to_decode(kv, len(workers), offered, seen.decode_scale, self._config.itl_ms)
         is_slow = seen.late_itl > MOST_LATE or (seen.gap_ms or 0.0) > self._config.itl_ms
         is_crowded = sum(each.num_requests for each in workers) >= 2 * len(workers) > 0
-        return max(num, len(workers) + 1 if is_slow and is_crowded else 0)  # alone they would not be faster
+        if not (is_slow and is_crowded):  # alone they would not be faster
+            return num
+        return max(num, min(len(workers) + 1, _MOST_TRUST * num))
 
 
 def workers_for(offered: float, stretched_s: float, wait_s: float) -> int:

@@ -17,6 +17,10 @@ _STEPS = 8
 """Workers are given back an eighth at a time, and an eighth of the time is waited in between: to see what it does."""
 
 
+_USUALLY = 0.95
+"""Of the time fewer workers must have been enough: a single burst is no reason to keep one for long."""
+
+
 class Sizes:
     """Remembers what was needed. Shown every interval once."""
 
@@ -71,7 +75,8 @@ class Sizes:
             self._needs.append((seen.now, lasting))  # what was asked for is kept as if it had been needed
             return min(lasting, max(self._most, num)), _why(need, seen)
         keep_s = self._keep_s(seen)
-        enough = max(self._least_awake, max(total for _, total in self._needs))
+        needs = sorted(total for _, total in self._needs)
+        enough = max(self._least_awake, needs[int(_USUALLY * (len(needs) - 1))])
         lasts = seen.now - self._began_at >= keep_s
         if enough < num and lasts and not is_short(need, seen) and seen.now - self._shrunk_at >= keep_s / _STEPS:
             self._shrunk_at = seen.now
@@ -115,7 +120,8 @@ def _neediest(sizes: dict[str, int], workers: list[Sight], need: Need) -> str:
     """Return the pool whose role has the fewest workers for what it needs."""
 
     def strain(pool: str) -> float:
-        return _need_of(Role(pool), need) / max(0.5, sum(each.role == pool for each in workers))
+        num = sum(each.role == pool for each in workers)
+        return _need_of(Role(pool), need) / num if num else inf
 
     return max(sizes, key=strain)
 

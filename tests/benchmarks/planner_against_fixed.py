@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator
+from itertools import count
 
 from hpcserve.config.models import RouterConfig
 from hpcserve.config.planning_models import PlannerConfig
 from hpcserve.simulate import Report, Scenario, TraceRequest, replay
 from hpcserve.simulate.planned import replay_planned
+from hpcserve.simulate.trace import TRACE_BLOCK
 from tests.benchmarks.synthetic_trace import requests
 
 TTFT_MS, ITL_MS = 2000.0, 20.0
@@ -35,6 +37,7 @@ def make_load(name: str, third_s: float, seed: int) -> list[TraceRequest]:
 
 
 def _changed(name: str, third_s: float, seed: int, rng: random.Random) -> Iterator[tuple]:
+    own = count(10**9)  # names of blocks that are asked for once
     for request in requests(100_000, 1.2, seed):
         at = _compressed(request["timestamp"] / 1000, third_s)
         if at > 3 * third_s:
@@ -42,8 +45,8 @@ def _changed(name: str, third_s: float, seed: int, rng: random.Random) -> Iterat
         num_prompt, num_output, ids = request["input_length"], request["output_length"], tuple(request["hash_ids"])
         if name == "shift":
             if at > 1.5 * third_s:
-                ids, num_output = ids[:3], 1000 + round(num_output * rng.uniform(2, 6))
-                num_prompt = min(num_prompt, len(ids) * 512)
+                num_prompt, num_output = min(num_prompt, 2 * TRACE_BLOCK), 1000 + round(num_output * rng.uniform(2, 6))
+                ids = (next(own), next(own))
             else:
                 num_output = min(num_output, 60)
         yield at, num_prompt, num_output, ids

@@ -1,0 +1,7 @@
+import pytest
+from scenes import Scene
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
