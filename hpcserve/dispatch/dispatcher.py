@@ -102,7 +102,8 @@ class Dispatcher:
         except WorkerLost as err:
             self._note_loss(assignment.decode, progress, err)
         finally:
-            self._head.release(request.request_id)  # also what still waits
+            num_generated = len(progress.token_ids) if progress.finished else None
+            self._head.release(request.request_id, num_generated)  # also what still waits
 
     async def _execute(self, request: EngineRequest, assignment: Assignment, progress: Progress) -> None:
         request = msgspec.structs.replace(request, reused_tokens=assignment.reused_tokens)
@@ -209,7 +210,6 @@ class Dispatcher:
         return hash_blocks(request.token_ids, self._config.engine.block_size, request.cache_salt)
 
     def _note_loss(self, worker: WorkerId, progress: Progress, err: WorkerLost) -> None:
-        progress.stop()
         if worker not in progress.lost_on:
             progress.lost_on.append(worker)
         self.counts.reassigned += 1

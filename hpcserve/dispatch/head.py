@@ -100,10 +100,15 @@ class HeadLink:
         if self._channel is not None:
             self._channel.send("prefilled", request_id)
 
-    def release(self, request_id: RequestId) -> None:
-        """Report that a request neither runs where it was assigned to, nor waits, any more."""
+    def release(self, request_id: RequestId, num_generated: int | None = None) -> None:
+        """Report that a request neither runs where it was assigned to, nor waits, any more.
+
+        `num_generated` are the tokens of one that came to its own end: the head learns how long answers are.
+        """
         self._held.pop(request_id, None)
-        if self._channel is not None:
+        if self._channel is not None and num_generated is not None:
+            self._channel.send("finished", (request_id, num_generated))
+        elif self._channel is not None:
             self._channel.send("release", request_id)
 
     async def begin(self, tenant: str, limits: Limits) -> None:

@@ -90,6 +90,10 @@ class Assigner:
             call.answer.cancel()
         self.reconsider()
 
+    def note_output(self, num_tokens: int) -> None:
+        """A request came to its end with so many tokens generated: others are likely to do the same."""
+        self._router.lasting.lengths.note(num_tokens)
+
     def reconsider(self) -> None:
         """Something has changed that may let one start: place those that can, later in this turn of the loop."""
         if self._placing is None and self._router.num_waiting + self._router.num_backfilling:

@@ -35,6 +35,7 @@ _decode_samples = msgspec.msgpack.Decoder(Samples).decode
 _decode_traffic = msgspec.msgpack.Decoder(Traffic).decode
 _decode_held = msgspec.msgpack.Decoder(list[Held]).decode
 _decode_id = msgspec.msgpack.Decoder(RequestId).decode
+_decode_finished = msgspec.msgpack.Decoder(tuple[RequestId, int]).decode
 
 
 class HeadService:
@@ -152,9 +153,11 @@ class _Peer:
         if op == "prefilled":
             self._service.assigner.prefilled(_decode_id(body))
         elif op == "release":
-            request_id = _decode_id(body)
-            self._held.discard(request_id)
-            self._service.assigner.release(request_id)
+            self._release(_decode_id(body))
+        elif op == "finished":
+            request_id, num_generated = _decode_finished(body)
+            self._service.assigner.note_output(num_generated)
+            self._release(request_id)
         elif op == "held":
             self._hold(_decode_held(body))
         elif op == "end":
@@ -179,6 +182,10 @@ class _Peer:
         if self._frontend is not None:
             self._service.metrics.leave(self._frontend.pid)
             self._service.on_frontend(self._frontend, False)
+
+    def _release(self, request_id: RequestId) -> None:
+        self._held.discard(request_id)
+        self._service.assigner.release(request_id)
 
     def _hold(self, held: list[Held]) -> None:
         """Book what an earlier head had assigned."""

@@ -81,10 +81,12 @@ class UnitPlacer:
     def _candidates(self, demand: UnitDemand) -> dict[WorkerId, str]:
         """Return the READY workers for a stage, and their Dask addresses. If need be decode workers compute prompts."""
         ready = self._roster.ready()
-        fit = {info.worker: address for address, info in ready.items() if _fits(info, demand)}
-        if not fit and demand.stage == "prefill":
-            fit = {info.worker: address for address, info in ready.items()}
-        return fit
+        able = [info for info in ready.values() if _fits(info, demand)]
+        if not able and demand.stage == "prefill":
+            able = list(ready.values())
+        num_output = 0 if demand.stage == "prefill" else demand.num_output_tokens // max(1, demand.num_requests)
+        lasting = {info.worker for info in self._router.lasting.among(able, demand.num_tokens, num_output, time.time())}
+        return {info.worker: address for address, info in ready.items() if info.worker in lasting}
 
 
 def _fits(info: WorkerInfo, demand: UnitDemand) -> bool:

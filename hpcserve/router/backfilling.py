@@ -90,7 +90,7 @@ class Backfilling:
             decoders, prefillers = self._theirs(decoders, share, 0, num_spare), theirs
         else:
             decoders = theirs
-        return self._placement.choose_among(request, decoders, prefillers) if decoders and theirs else None
+        return self._placement.choose_among(request, decoders, prefillers, now) if decoders and theirs else None
 
     def _num_spare(self, num_workers: int, now: float) -> int:
         """Return how many of those that compute prompts online requests do not need; at times fewer than none."""

@@ -18,6 +18,7 @@ class Fleet:
         self._workers: dict[WorkerId, WorkerInfo] = {}
         self._decoders: list[WorkerInfo] = []  # READY
         self._prefillers: list[WorkerInfo] = []  # READY
+        self.has_ends = False  # whether any READY worker's job ends at a known time
         self.may_be_empty = False  # whether requests may wait for the first worker
 
     def update(self, info: WorkerInfo) -> None:
@@ -60,6 +61,7 @@ class Fleet:
 
     def _sort(self) -> None:
         ready = [info for info in self._workers.values() if info.state is WorkerState.READY]
+        self.has_ends = any(info.ends_at is not None for info in ready)
         self._decoders = [info for info in ready if info.role.decodes]
         self._prefillers = [info for info in ready if info.role is Role.PREFILL] or [
             info for info in ready if info.role is Role.BOTH

@@ -12,6 +12,7 @@ from hpcserve.router.burst import NEVER, Burst, choose, pack
 from hpcserve.router.candidates import Candidates
 from hpcserve.router.disaggregation import prefills_locally
 from hpcserve.router.fleet import Fleet
+from hpcserve.router.lasting import Lasting
 from hpcserve.router.load import LoadBook
 from hpcserve.router.policies import Kv, Policy
 from hpcserve.router.prompt import Prompt
@@ -49,7 +50,7 @@ class _Row:
 
 
 class Placement:
-    """Chooses workers. Only READY ones, none that the request was lost on or that end soon, if there are others."""
+    """Chooses workers. Only READY ones, none that the request was lost on or that it would outlast, if others."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Placement:
         prefill_policy: Policy,
         measure: Callable[[RouteRequest, list[WorkerInfo]], Prompt],
         min_remote_prefill_tokens: int,
+        lasting: Lasting,
         *,
         num_waiting: Callable[[], int],
         num_per_hand: int,
@@ -72,6 +74,7 @@ class Placement:
         self._prefill_policy = prefill_policy
         self._measure = measure
         self._min_remote_prefill_tokens = min_remote_prefill_tokens
+        self._lasting = lasting
         self._num_waiting = num_waiting
         self._num_per_hand = num_per_hand
         self._candidates = Candidates(book, rates)
@@ -79,10 +82,14 @@ class Placement:
     def choose_now(self, request: RouteRequest, now: float) -> Choice:
         """Choose whatever the loads are. Raises `Unavailable` if no worker is READY to decode."""
         decoders = self._fleet.decoders(request.exclude, now)
-        return self.choose_among(request, decoders, self._fleet.prefillers(request.exclude, now))
+        return self.choose_among(request, decoders, self._fleet.prefillers(request.exclude, now), now)
 
-    def choose_among(self, request: RouteRequest, decoders: list[WorkerInfo], prefillers: list[WorkerInfo]) -> Choice:
+    def choose_among(
+        self, request: RouteRequest, decoders: list[WorkerInfo], prefillers: list[WorkerInfo], now: float
+    ) -> Choice:
         """Choose one of `decoders`, of which there must be some, and if need be one of `prefillers`."""
+        decoders = self._lasting.among(decoders, request.num_tokens, request.max_tokens, now)
+        prefillers = self._lasting.among(prefillers, request.num_tokens, 0, now)
         prompt = self._measure(request, [*decoders, *prefillers])
         decode, is_remote = self._choose_decode(decoders, prefillers, prompt, request)
         if not is_remote:
@@ -116,23 +123,23 @@ class Placement:
         else:
             rows = self._rows([[each] for each in lines if not each.needs_prefill], [*decoders, *prefillers])
         if is_split:
-            rows = yield from self._choose_local(rows, decoders, prefillers)
+            rows = yield from self._choose_local(rows, decoders, prefillers, now)
         if not rows or not num_free:
             return
         for row, info in self._match(rows, columns, free, is_split=is_split, now=now):
             if not is_split:
                 is_fallback = self._is_worth_remote_prefill(info, row.prompt)
                 yield Choice(row.waiting.request, row.prompt, info.worker, None, is_fallback)
-            elif (choice := self._choose_split(row, decoders, [info])) is not None:
+            elif (choice := self._choose_split(row, decoders, [info], now)) is not None:
                 yield choice
 
     def _choose_local(
-        self, rows: list[_Row], decoders: list[WorkerInfo], prefillers: list[WorkerInfo]
+        self, rows: list[_Row], decoders: list[WorkerInfo], prefillers: list[WorkerInfo], now: float
     ) -> Generator[Choice, None, list[_Row]]:
         """Choose for those whose decode worker had better compute the prompt itself; return those it had better not."""
         remote = []
         for row in rows:
-            choice = self._choose_split(row, decoders, prefillers)
+            choice = self._choose_split(row, decoders, prefillers, now)
             if choice is None:
                 continue
             row.waiting.needs_prefill = choice.prefill is not None
@@ -173,7 +180,7 @@ class Placement:
                     costs[number, column] = policy.cost_ms(self._candidates.prefilling(info, row.prompt))
                 elif self._candidates.has_room(info, row.prompt):
                     costs[number, column] = policy.cost_ms(self._candidates.computing(info, row.prompt))
-            self._exclude(costs[number], row.waiting.request, columns)
+            self._exclude(costs[number], row.waiting.request, columns, now, decodes=not is_split)
         if not is_split:
             self._reserve(costs, rows, columns, now)
         costs += TURN_MS * np.argsort(np.argsort([policy.turns.last(info.worker) for info in columns]))
@@ -194,11 +201,15 @@ class Placement:
             policy.turns.take(info.worker)
         return chosen
 
-    def _exclude(self, costs: np.ndarray, request: RouteRequest, columns: list[WorkerInfo]) -> None:
-        """Rule out the workers that the request was lost on, if there are others."""
-        lost_on = [column for column, info in enumerate(columns) if info.worker in request.exclude]
-        if len(lost_on) < len(columns):
-            costs[lost_on] = NEVER
+    def _exclude(
+        self, costs: np.ndarray, request: RouteRequest, columns: list[WorkerInfo], now: float, *, decodes: bool
+    ) -> None:
+        """Rule out the workers that the request was lost on, and those that do not last for it, if there are others."""
+        able = [info for info in columns if info.worker not in request.exclude] or columns
+        able = self._lasting.among(able, request.num_tokens, request.max_tokens if decodes else 0, now)
+        if len(able) < len(columns):
+            chosen = {info.worker for info in able}
+            costs[[column for column, info in enumerate(columns) if info.worker not in chosen]] = NEVER
 
     def _reserve(self, costs: np.ndarray, rows: list[_Row], columns: list[WorkerInfo], now: float) -> None:
         """Keep a worker free of others for each that waits for long and fits nowhere."""
@@ -213,13 +224,16 @@ class Placement:
             kept.add(column)
             costs[:, column] = NEVER
 
-    def _choose_split(self, row: _Row, decoders: list[WorkerInfo], prefillers: list[WorkerInfo]) -> Choice | None:
+    def _choose_split(
+        self, row: _Row, decoders: list[WorkerInfo], prefillers: list[WorkerInfo], now: float
+    ) -> Choice | None:
         """Choose who decodes, among those with room, of a prompt that one of `prefillers` may compute.
 
         None if nobody has room, or if who decodes has to compute it and has prompts to compute already.
         """
         request = row.waiting.request
         able = [info for info in decoders if info.worker not in request.exclude] or decoders
+        able = self._lasting.among(able, request.num_tokens, request.max_tokens, now)
         able = [info for info in able if self._candidates.has_room(info, row.prompt)]
         if not able:
             return None

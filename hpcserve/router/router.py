@@ -18,6 +18,7 @@ from hpcserve.router.backfilling import Backfilling
 from hpcserve.router.events import EventLog
 from hpcserve.router.fleet import Fleet
 from hpcserve.router.index import PrefixIndex
+from hpcserve.router.lasting import Lasting
 from hpcserve.router.load import LoadBook
 from hpcserve.router.outlook import Outlook
 from hpcserve.router.placement import Choice, Placement
@@ -43,8 +44,10 @@ from hpcserve.types import (
 class Router:
     """One deployment's router. Every method is quick, and none but `submit` and `assign` raises."""
 
-    def __init__(self, config: RouterConfig, block_size: int, backfill: BackfillRule | None = None) -> None:
-        """`backfill` says which requests belong to batches, and when these may start."""
+    def __init__(
+        self, config: RouterConfig, block_size: int, backfill: BackfillRule | None = None, leave_s: float = 0.0
+    ) -> None:
+        """`backfill` says which requests belong to batches, and when these may start; `leave_s` is `Lasting`'s."""
         self._config = config
         self._block_size = block_size
         self._fleet = Fleet()
@@ -58,6 +61,7 @@ class Router:
         self._prefill_policy = make_policy(config, block_size, self._rates)  # its turns are its own
         self._placed: dict[RequestId, Assignment] = {}
         self._waiting = WaitingRoom(config.queue, is_fcfs=not self._is_kv)
+        self.lasting = Lasting(self._fleet, self._book, self._rates, leave_s)
         self._placement = Placement(
             self._fleet,
             self._book,
@@ -66,6 +70,7 @@ class Router:
             self._prefill_policy,
             self._measure,
             config.min_remote_prefill_tokens,
+            self.lasting,
             num_waiting=self._waiting.__len__,
             num_per_hand=2 if config.queue.order == "shortest" else 1,
         )

@@ -76,7 +76,7 @@ def build_parts(config: Config, state: StateDir, life: HeadLife, host: str | Non
     Raises `HpcserveError` where the configuration does not fit this host.
     """
     backfill = BackfillRule(config.batches.priority, config.batches.max_share)
-    router = Router(config.router, config.engine.block_size, backfill)
+    router = Router(config.router, config.engine.block_size, backfill, config.renewal.leave_s)
     roster = Roster(router, life.on_change, on_load=life.on_load)
     cluster = make_cluster(config, state.path)
     frontends = FrontendKeeper(state, config.frontend, host)

@@ -167,6 +167,16 @@ async def test_what_is_released_in_the_message_that_asked_leaves_nothing(make_he
     assert (await asyncio.wait_for(ask(channel, "b"), 5)).decode == "w"
 
 
+async def test_a_request_that_finished_is_released_and_its_length_learned(make_head: MakeHead) -> None:
+    head = await make_head()
+    channel = await head.frontend()
+    for number in range(20):
+        await asyncio.wait_for(ask(channel, f"r{number}"), 5)
+        channel.send("finished", (f"r{number}", 7))
+    await head.until(lambda: head.router.stats().active_requests == 0)
+    assert head.router.lasting.lengths.expect(1000) == 7
+
+
 async def test_a_release_takes_a_waiting_request_out_and_its_call_is_never_answered(make_head: MakeHead) -> None:
     head = await make_head()
     channel = await head.frontend()
