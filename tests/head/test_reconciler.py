@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections import Counter
 
 import pytest
@@ -103,6 +104,23 @@ async def test_a_failed_start_is_tried_again_after_a_while_and_then_given_up_wit
 
 async def test_a_pool_that_once_worked_is_never_given_up(world: World) -> None:
     await world.bring_up()
+    for _ in range(6):
+        for job_id in world.cluster.alive:
+            world.cluster.become(job_id, JobState.GONE, reason="FAILED")
+        await world.step()
+        await world.step(120)
+    assert len(world.cluster.alive) == 3
+
+
+async def test_nor_is_it_under_a_new_head_that_finds_none_of_its_workers_ready(world: World) -> None:
+    world.state.write_config(world.config)
+    os.utime(world.state.path / "config.json", (0, world.now - 1))  # when the deployment began, in the test's time
+    for job_id in await world.bring_up():
+        world.end(job_id, reason="FAILED")
+    await world.step()
+    await world.step(120)
+    world.renew_head()
+    world.reconciler.adopt(world.state.read_jobs())
     for _ in range(6):
         for job_id in world.cluster.alive:
             world.cluster.become(job_id, JobState.GONE, reason="FAILED")
