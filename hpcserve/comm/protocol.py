@@ -1,8 +1,8 @@
 """What hpcserve processes say to each other: all conversations, on one page.
 
 agent and head      Dask's worker stream: `ANNOUNCE` up, `COMMAND` down.
-frontend and head   a channel: "register", "held", "assign", "prefilled", "release", "finished", "report" up; "status" and
-                    "retire" down. With several frontends "begin", "end", "tokens" (limits of keys), "samples" and
+frontend and head   a channel: "register", "held", "assign", "prefilled", "release", "finished", "report" up; "status",
+                    "retire" down. Where there are several, "begin", "end", "tokens" (limits of keys), "samples" and
                     "others" (metrics) up, too.
 frontend and agent  a channel: "generate", "abort", "taken" (the KV of a request that left) up; "outputs" down. A
                     leaving agent talks to another one as a frontend does.

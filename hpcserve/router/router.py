@@ -74,9 +74,8 @@ class Router:
             num_waiting=self._waiting.__len__,
             num_per_hand=2 if config.queue.order == "shortest" else 1,
         )
-        self._backfilling = Backfilling(
-            backfill or BackfillRule(), config.queue, self._fleet, self._book, self._placement
-        )
+        rule = backfill or BackfillRule()
+        self._backfilling = Backfilling(rule, config.queue, self._fleet, self._book, self._placement)
         self._counts = Counts()
         self.outlook = Outlook(self._counts, self._waiting, self._book, self._rates)
 
@@ -105,10 +104,9 @@ class Router:
     def apply(self, batch: KvEventBatch) -> bool:
         """Take KV events. Returns False while a snapshot of the worker is needed: ask for one, and keep applying.
 
-        False comes with the batch that shows a gap (also with a first batch that is not numbered 0 or 1) or is old
-        (it changes nothing, but the worker may have been started again), and with each one after it until a snapshot
-        comes; a batch of an unknown worker is dropped, with False too. Until then the worker's blocks are a best
-        effort: at worst a hit is expected that misses, or the reverse. Those of engines without KV events are guessed.
+        False comes with the batch that shows a gap (also with a first batch that is not numbered 0 or 1) or is old (it
+        changes nothing, but the worker may have been started again), and until a snapshot comes; a batch of an unknown
+        worker is dropped. Until then its blocks are a best effort; those of engines without KV events are guessed.
         """
         if batch.worker in self._approximate:
             return True
@@ -185,8 +183,7 @@ class Router:
     def assign(self, request: RouteRequest, now: float) -> Assignment:
         """Choose the workers of a request at once, whoever waits, and book its load on them. Raises `Unavailable`.
 
-        Workers in `request.exclude`, and those whose job is about to end, are chosen only if nobody else can decode.
-        A request that is assigned already is released first.
+        Workers in `request.exclude` are chosen only if nobody else can decode. If assigned, it is released first.
         """
         self.release(request.request_id)
         self._tick(now)
