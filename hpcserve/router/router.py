@@ -1,7 +1,6 @@
 """The router: membership, events and reports in, assignments out.
 
-It keeps no clock and does no I/O: the head calls it from the scheduler's event loop, a simulator in virtual time.
-Hashing prompts and carrying messages are the callers' part.
+It keeps no clock and does no I/O: the head calls it from its event loop, a simulator in virtual time.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Router:
     def __init__(
         self, config: RouterConfig, block_size: int, backfill: BackfillRule | None = None, leave_s: float = 0.0
     ) -> None:
-        """`backfill` says which requests belong to batches, and when these may start; `leave_s` is `Lasting`'s."""
+        """`backfill` says which requests belong to batches; `leave_s` is `Lasting`'s."""
         self._config = config
         self._block_size = block_size
         self._fleet = Fleet()
