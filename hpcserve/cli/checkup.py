@@ -71,15 +71,12 @@ class Checkup:
             self._print_head("before you start")
             for word, text in seen.estimate.lines():
                 click.echo(f"  {'':7}  {word}: {text}")
-        counts = Counter(str(check.outcome) for check in seen.checks)
-        named = {"problem": "problems", "warning": "warnings", "skipped": "not checked", "ok": "ok"}
-        said = ", ".join(f"{counts[outcome]} {word}" for outcome, word in named.items() if counts[outcome])
-        verdict = (
-            "`hpcserve up` would not work: change what is marked PROBLEM"
-            if counts["problem"]
-            else "nothing is in the way"
-        )
-        click.echo(f"\n{said}: {verdict}")
+        wrong = [check for check in seen.checks if check.outcome == "problem"]
+        if wrong:
+            self._print_head("to change, or `hpcserve up` would not work")
+            for number, check in enumerate(wrong, 1):
+                click.echo(f"  {number}. {check.group}, {check.name}: {check.change}")
+        click.echo(f"\n{_sum(seen.checks)}")
 
     def _print_head(self, group: str) -> None:
         if self._console is not None:
@@ -108,3 +105,18 @@ class Checkup:
             found.append(f"\n-> {check.change}", style="bold")
         grid.add_row(Text(mark, style=_STYLES[outcome]), check.name, found)
         self._console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def _sum(checks: list[Check]) -> str:
+    counts = Counter(str(check.outcome) for check in checks)
+    said = [
+        f"{num} {word}"
+        for num, word in (
+            (counts["problem"], "problem" if counts["problem"] == 1 else "problems"),
+            (counts["warning"], "warning" if counts["warning"] == 1 else "warnings"),
+            (counts["skipped"], "not checked"),
+            (counts["ok"], "ok"),
+        )
+        if num
+    ]
+    return ", ".join(said) + ("" if counts["problem"] else ": nothing is in the way")

@@ -29,7 +29,7 @@ class Estimate:
     """The start and the price of one deployment, at one moment."""
 
     start: Start
-    price: Price | None  # None: nobody is billed for processes of this machine, or for an allocation that runs
+    price: Price | None  # None: there is none, as on this machine, or it is not known
     now: float  # Unix time
 
     def lines(self) -> list[tuple[str, str]]:
@@ -70,10 +70,8 @@ async def estimate(config: Config, settings: SlurmSettings | None = None) -> Est
         start = msgspec.structs.replace(start, problem=trouble)
     elif start.wait_s is None and usual_wait_s is not None:
         start = msgspec.structs.replace(start, wait_s=usual_wait_s, wait_source="earlier waits")
-    return Estimate(start=start, price=price(config, partition or _NO_PARTITION, limit_s), now=now)
-
-
-_NO_PARTITION = Partition(name="", is_default=False, nodes=())
+    cost = None if partition is None else price(config, partition, limit_s)
+    return Estimate(start=start, price=cost, now=now)
 
 
 async def _where(config: Config, settings: SlurmSettings | None) -> tuple[Partition | None, float | None, str]:

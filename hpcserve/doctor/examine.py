@@ -61,7 +61,7 @@ async def examine(
 
     A job is submitted only if `num_probed` nodes are to be looked at.
     """
-    on_progress("looking at this host")
+    on_progress("looking at Slurm and this host; vLLM's libraries take some seconds")
     seen = Examination(config=config, kind=await asyncio.to_thread(resolve_kind, config))
 
     def note(group: str, checks: Iterable[Check]) -> None:

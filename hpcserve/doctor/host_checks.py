@@ -26,16 +26,17 @@ def fast_interfaces(report: HostReport) -> list[str]:
 def check_network(report: HostReport, config: Config, *, is_spread: bool) -> Iterator[Check]:
     """Check the address that processes of this host announce. `is_spread`: others on other hosts have to reach it."""
     interface, fast = config.cluster.interface, fast_interfaces(report)
+    others = sorted(name for name, address in report.interfaces.items() if not address.startswith("127."))
     if interface is not None and report.address_error:
         hint = did_you_mean(interface, report.interfaces).removeprefix("; ")
         found = f"{report.address_error} on {report.host}; {hint}"
-        yield problem("interface", found, f"cluster.interface: {(fast or [*report.interfaces])[0]}")
+        yield problem("interface", found, f"cluster.interface: {(fast or others or ['lo'])[0]}")
     elif interface is not None:
         yield good("interface", f"{interface} is {report.address}")
     elif not is_spread:
         yield good("interface", "loopback: everything is on this machine")
     else:
-        yield _unnamed(report, fast)
+        yield _unnamed(report, fast, others)
     if report.adapters:
         down = [name for name, state in report.adapters.items() if "ACTIVE" not in state.upper()]
         said = ", ".join(f"{name} ({state})" for name, state in report.adapters.items())
@@ -47,9 +48,8 @@ def check_network(report: HostReport, config: Config, *, is_spread: bool) -> Ite
         yield good("HCAs", "no InfiniBand or RoCE adapter (/sys/class/infiniband): KV goes over sockets")
 
 
-def _unnamed(report: HostReport, fast: list[str]) -> Check:
-    others = {name: address for name, address in report.interfaces.items() if not address.startswith("127.")}
-    proposed = (fast or sorted(others) or ["lo"])[0]
+def _unnamed(report: HostReport, fast: list[str], others: list[str]) -> Check:
+    proposed = (fast or others or ["lo"])[0]
     if report.address_error or not report.address:
         return problem("interface", report.address_error, f"cluster.interface: {proposed}")
     if report.address.startswith("127."):
@@ -89,10 +89,8 @@ def _state(report: HostReport, root: str, *, must_be_shared: bool) -> Check:
         )
     found = f"{root}{kind}: written, locked, {size(report.state_free)} free"
     if must_be_shared and report.state_kind in LOCAL_KINDS:
-        change = f"`hpcserve doctor --probe 1` finds out; else {elsewhere}"
-        return warning(
-            "state directory", f"{found}; that is usually a disk of one host, and all nodes must see it", change
-        )
+        change = "--probe 1 finds out whether nodes see it; if not, HPCSERVE_STATE_DIR: a shared directory"
+        return warning("state directory", f"{found}; this kind is usually a disk of one host", change)
     return good("state directory", found)
 
 

@@ -40,7 +40,12 @@ def test_a_problem_is_one_line_with_what_to_change_below_it_and_exits_with_7(run
     assert "No such file or directory" in lines[found]
     assert lines[found + 1].strip() == "-> --model: a model's directory that this host can read"
     assert any(line.startswith("  PROBLEM  interface: no interface 'ib0' with an IPv4 address") for line in lines)
-    assert "2 problems" in lines[-1]
+    assert lines[-1].startswith("2 problems, ")
+    summary = lines.index("to change, or `hpcserve up` would not work")
+    assert [line.split(":")[0] for line in lines[summary + 1 : -2]] == [
+        "  1. this host, interface",
+        "  2. this host, model",
+    ]
 
 
 def test_json_has_every_check_and_the_estimate(run, home: Path) -> None:

@@ -68,7 +68,7 @@ def test_without_one_that_was_kept_it_is_made_from_the_workers_lives(run, state:
             ended_at=now + 3600,
             cause=EndCause.TOLD,
             busy_s=1800.0,
-        )  # fmt: skip
+        )
     )
     lines = run("receipt").stdout.splitlines()
     assert lines[0].startswith("used      1 worker-hours, 1 worker, ")

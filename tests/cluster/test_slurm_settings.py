@@ -24,7 +24,8 @@ def test_settings_without_a_value_are_left_out() -> None:
 
 
 def test_a_partitions_values_may_hold_spaces_and_equal_signs() -> None:
-    line = "PartitionName=gpu AllowAccounts=ALL Nodes=g[1-2],h1 QoS=N/A TRES=cpu=64,mem=1M,gres/gpu=4 Comment=for all State=UP"
+    line = "PartitionName=gpu AllowAccounts=ALL Nodes=g[1-2],h1 QoS=N/A "
+    line += "TRES=cpu=64,mem=1M,gres/gpu=4 Comment=for all State=UP"
     assert parse_partition_settings(line)["gpu"] == {
         "PartitionName": "gpu",
         "AllowAccounts": "ALL",

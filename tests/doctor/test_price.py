@@ -23,8 +23,8 @@ def cost(settings: SlurmSettings, partition: str, walltime_s: float | None, **gi
     return price(config, settings.nodes[partition], walltime_s)
 
 
-def words(found: Price, start: Start = Start()) -> dict[str, str]:
-    return dict(describe(found, start, time.time()))
+def words(found: Price, start: Start | None = None) -> dict[str, str]:
+    return dict(describe(found, start or Start(), time.time()))
 
 
 def test_whole_nodes_cost_all_their_gpus(large: SlurmSettings) -> None:

@@ -33,7 +33,8 @@ def test_a_model_is_read_and_its_weights_are_added_up(tmp_path: Path) -> None:
 def test_the_kind_of_file_system_is_that_of_the_deepest_mount(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(
-        "/dev/sda / ext4 rw 0 0\nnas:/home /home nfs4 rw 0 0\nlustre /home/big\\040one lustre rw 0 0\nx /hom xfs rw 0 0\n"
+        "/dev/sda / ext4 rw 0 0\nnas:/home /home nfs4 rw 0 0\n"
+        "lustre /home/big\\040one lustre rw 0 0\nx /hom xfs rw 0 0\n"
     )
     kinds = [kind_of(Path(path), str(mounts)) for path in ("/home/u/state", "/home/big one/x", "/etc", "/homework")]
     assert kinds == ["nfs4", "lustre", "ext4", "ext4"]
