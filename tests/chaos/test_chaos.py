@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,8 @@ def test_a_connection_may_end_only_around_the_death_of_a_frontend() -> None:
     assert excuses.allow(101.0)
     assert not excuses.allow(99.0)
     assert not excuses.allow(120.0)
-    excuses.head_gone.append((95.0, 115.0))  # nobody could start another frontend before
+    excuses.head_gone[95.0] = 115.0  # nobody could start another frontend before
     assert excuses.allow(120.0)
     assert not excuses.allow(140.0)
+    excuses.head_gone[95.0] = math.inf
+    assert excuses.allow(1000.0)

@@ -43,14 +43,14 @@ class Excuses:
     """When connections of clients may end: after the death of a frontend, until another one can have come."""
 
     deaths: list[float] = field(default_factory=list)  # monotonic times
-    head_gone: list[tuple[float, float]] = field(default_factory=list)  # from, until; without one none is started anew
+    head_gone: dict[float, float] = field(default_factory=dict)  # from: until; without one no frontend is started anew
 
     def allow(self, at: float) -> bool:
         return any(death <= at <= self._until(death) for death in self.deaths)
 
     def _until(self, death: float) -> float:
         until = death + _AFTER_DEATH_S
-        for begin, end in self.head_gone:
+        for begin, end in self.head_gone.items():
             if begin <= until and end >= death:
                 until = max(until, end + _AFTER_DEATH_S)
         return until
@@ -133,7 +133,7 @@ class World:
             if time.monotonic() - asked_at > _HEAD_BACK_S:
                 raise RuntimeError(f"`hpcserve up` after the head's death: exit code {code}: {err.strip()}")
             await asyncio.sleep(1.0)
-        self.excuses.head_gone.append((died_at, served_at))
+        self.excuses.head_gone[died_at] = served_at
         self.head_back_s.append(served_at - asked_at)
         return f"served after {served_at - asked_at:.1f} s" + (f", {num_tries} tries" if num_tries > 1 else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -48,6 +49,7 @@ async def _stop_frontend(world: World, target: float) -> Inflicted:
 async def _kill_head(world: World, target: float) -> Inflicted:
     pid = pick(world.heads(), target)
     died_at = time.monotonic()
+    world.excuses.head_gone[died_at] = math.inf
     _send(pid, signal.SIGKILL)
 
     async def up_again() -> str:
