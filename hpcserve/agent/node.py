@@ -21,6 +21,7 @@ import msgspec
 
 from hpcserve.agent.backfill import Backfill
 from hpcserve.agent.data_plane import DataPlane
+from hpcserve.agent.ends import NOTICE_S, job_ends
 from hpcserve.agent.hot_prefixes import HotPrefixes
 from hpcserve.agent.kv_log import KvLog
 from hpcserve.agent.kv_outbox import KvOutbox
@@ -31,6 +32,7 @@ from hpcserve.agent.preflight import Exhibition, check_peers
 from hpcserve.agent.takers import find_peers, has_taker
 from hpcserve.agent.traced_engine import TracedEngine
 from hpcserve.agent.units import Units
+from hpcserve.agent.warm_up import warm_up
 from hpcserve.comm.protocol import Announcement, Command
 from hpcserve.comm.tls import Identity
 from hpcserve.config.models import Config
@@ -46,9 +48,7 @@ from hpcserve.types import (
     EngineRequest,
     KvEventBatch,
     LoadReport,
-    RequestId,
     Role,
-    Sampling,
     WorkerId,
     WorkerInfo,
     WorkerState,
@@ -59,7 +59,6 @@ log = logging.getLogger(__name__)
 _LOAD_INTERVAL_S = 0.25
 _SIGN_OF_LIFE_S = 1.0  # the head's patience is `head/silence.py`
 _LAST_WORDS_S = {WorkerState.FAILED: 10.0, WorkerState.STOPPED: 1.0}  # why it failed is worth joining for
-_WARM_UP_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,16 +169,7 @@ class NodeAgent:
         engine = await self._engine.start(self._kv_outbox.put)
         self._backfill.open(engine)
         self._enter(WorkerState.WARMING, engine=engine)
-        request = EngineRequest(
-            request_id=RequestId("warm-up"),
-            token_ids=[1] * min(8, engine.max_model_len - 1),
-            sampling=Sampling(max_tokens=1, temperature=0.0, ignore_eos=True),
-            embeds="generate" not in engine.can,
-        )
-        async with asyncio.timeout(_WARM_UP_TIMEOUT_S):
-            async for output in self._engine.generate(request):
-                if output.error is not None:
-                    raise EngineError(f"the first request failed: {output.error}")
+        await warm_up(self._engine, engine)
         if self._config.kv.preflight:
             await check_peers(self._info, self._config, self._identity, self._membership.peers)
         log.info("%s is READY after %.1f s", self._spec.worker, time.monotonic() - started)
@@ -212,13 +202,29 @@ class NodeAgent:
 
     @asynccontextmanager
     async def _background(self) -> AsyncIterator[None]:
-        loops = [asyncio.create_task(self._membership.run()), asyncio.create_task(self._report_load())]
+        parts = (self._membership.run(), self._report_load(), self._follow_end())
+        loops = [asyncio.create_task(part) for part in parts]
         try:
             yield
         finally:
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+
+    async def _follow_end(self) -> None:
+        """Know when the job ends; leave before that, if nobody has said so by then."""
+        leaving: asyncio.TimerHandle | None = None
+        try:
+            async for end in job_ends(self._info.job_id):
+                self._info = msgspec.structs.replace(self._info, ends_at=end)
+                self._membership.announce(Announcement(worker=self._spec.worker, info=self._info))
+                if leaving is not None:
+                    leaving.cancel()
+                left_s = end - self._config.renewal.leave_s - NOTICE_S - time.time()
+                leaving = asyncio.get_running_loop().call_later(max(0.0, left_s), self.stop)
+        finally:
+            if leaving is not None:
+                leaving.cancel()
 
     async def _report_load(self) -> None:
         """Say what has changed, and every second that we are there: READY and silent, a worker is taken for frozen."""
