@@ -26,7 +26,7 @@ from hpcserve.doctor.node_checks import check_nodes
 from hpcserve.doctor.probe_job import ProbeResult, probe_nodes
 from hpcserve.doctor.slurm_checks import check_ends, check_gpus, check_jobs, check_memory
 from hpcserve.doctor.software_checks import check_gpus as check_host_gpus
-from hpcserve.doctor.software_checks import check_libraries, check_python
+from hpcserve.doctor.software_checks import check_libraries, check_python, needs_libraries
 from hpcserve.errors import ClusterError
 from hpcserve.state import state_root
 
@@ -61,7 +61,7 @@ async def examine(
 
     A job is submitted only if `num_probed` nodes are to be looked at.
     """
-    on_progress("looking at Slurm and this host; vLLM's libraries take some seconds")
+    on_progress("looking at Slurm and this host" + "; its libraries take some seconds" * needs_libraries(config))
     seen = Examination(config=config, kind=await asyncio.to_thread(resolve_kind, config))
 
     def note(group: str, checks: Iterable[Check]) -> None:
@@ -145,8 +145,7 @@ def _this_host(seen: Examination) -> Iterable[Check]:
     assert here is not None
     is_slurm = seen.kind == "slurm"
     yield check_python(here, None)
-    if here.libraries is not None:
-        yield from check_libraries(here.libraries, config, on_gpus=_on_gpus(seen, here))
+    yield from check_libraries(here.libraries, config, on_gpus=_on_gpus(seen, here))
     if not is_slurm:
         yield from check_host_gpus(here, config)
     yield from check_network(here, config, is_spread=is_slurm)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hpcserve.config.models import Config
 from hpcserve.doctor.host import HostReport, ProbeOrder, look_around
+from hpcserve.doctor.software_checks import needs_libraries
 
 
 async def look_here(config: Config, root: Path) -> HostReport:
@@ -17,5 +18,6 @@ async def look_here(config: Config, root: Path) -> HostReport:
         interface=config.cluster.interface,
         scratch=str(scratch) if scratch else None,
         model=str(model) if model else None,
+        with_libraries=needs_libraries(config),
     )
     return await asyncio.to_thread(look_around, order)

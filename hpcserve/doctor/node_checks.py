@@ -42,8 +42,7 @@ def _node(visit: Visit, config: Config, here: HostReport, root: str) -> Iterator
     report = visit.report
     yield check_python(report, here)
     yield from check_gpus(report, config)
-    if report.libraries is not None:
-        yield from check_libraries(report.libraries, config, on_gpus=bool(report.gpus))
+    yield from check_libraries(report.libraries, config, on_gpus=bool(report.gpus))
     yield from check_network(report, config, is_spread=True)
     yield from _ways(visit, here)
     yield from check_storage(report, config, root, must_be_shared=False)  # it was given its order there

@@ -21,6 +21,7 @@ from hpcserve.cluster.slurm_script import as_pattern, gpu_directive, in_slurm_un
 from hpcserve.config.models import Config
 from hpcserve.doctor.host import HostReport, ProbeOrder
 from hpcserve.doctor.rendezvous import Rendezvous, Visit
+from hpcserve.doctor.software_checks import needs_libraries
 from hpcserve.errors import ClusterError
 
 _WALLTIME_MIN = 5  # imports from a busy file system take minutes
@@ -124,6 +125,7 @@ def _order(config: Config, here: HostReport, root: Path, token: str, port: int) 
         interface=config.cluster.interface,
         scratch=str(scratch) if scratch else None,
         model=str(model) if model else None,
+        with_libraries=needs_libraries(config),
     )
 
 

@@ -22,12 +22,19 @@ def check_python(report: HostReport, here: HostReport | None) -> Check:
     return good("Python", found)
 
 
-def check_libraries(libraries: Libraries, config: Config, *, on_gpus: bool | None) -> Iterator[Check]:
+def needs_libraries(config: Config) -> bool:
+    """Whether workers import anything that takes long to look at."""
+    return config.engine.kind == "vllm" or "mpi" in (config.kv.transport, config.cluster.kind)
+
+
+def check_libraries(libraries: Libraries | None, config: Config, *, on_gpus: bool | None) -> Iterator[Check]:
     """Check what is imported by workers. `on_gpus`: whether these compute on GPUs; None: nobody knows yet."""
+    if config.engine.kind != "vllm":
+        yield skipped("vLLM, NIXL", "the mock engine needs neither")
+    if libraries is None:
+        return
     if config.engine.kind == "vllm":
         yield _vllm(libraries, on_gpus)
-    else:
-        yield skipped("vLLM", "the mock engine does not need it")
     yield _nixl(libraries, config)
     yield _mpi(libraries, config, on_gpus=bool(on_gpus))
 
