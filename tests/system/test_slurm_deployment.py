@@ -54,9 +54,24 @@ async def test_eight_nodes_serve_two_hundred_streams_and_leave_an_empty_queue(
     assert len(by_prompt) == len({text for _, text in by_prompt}) == 40, "each prompt its own text, wherever it ran"
     loads = [worker["load"] for worker in deployment.status()["workers"]]
     assert all(load["prompt_tokens_total"] > 100 for load in loads), "every worker took part"
-    deployment.hpcserve("down")
+    so_far = json.loads(deployment.hpcserve("receipt", "--json").stdout)
+    assert (so_far["is_final"], so_far["num_alive"], so_far["num_requests"]) == (False, 8, NUM_CHATS)
+    down = deployment.hpcserve("down")
     assert slurm.slurm("squeue", "--noheader") == ""
     assert deployment.status()["phase"] == "stopped"
+    check_receipt(deployment, down.stdout, chats)
+
+
+def check_receipt(deployment: Deployment, printed: str, chats: list[Chat]) -> None:
+    """Eight nodes of four GPUs each, though nobody asked for GPUs by number; every token is on it."""
+    receipt = json.loads(deployment.hpcserve("receipt", "--json").stdout)
+    assert (receipt["unit"], receipt["num_workers"], receipt["ends"]) == ("GPU-hours", 8, {"told": 8})
+    assert receipt["hours"] == pytest.approx(4 * receipt["worker_hours"])
+    assert receipt["num_requests"] == NUM_CHATS
+    assert receipt["generated_tokens"] >= sum(chat.usage["completion_tokens"] for chat in chats)
+    assert receipt["idle_share"] + receipt["busy_share"] + receipt["loading_share"] == pytest.approx(1.0)
+    assert (deployment.state_dir / "receipt.json").exists()
+    assert f"used      {receipt['hours']:.4g} GPU-hours, 8 workers" in printed
 
 
 async def test_a_cancelled_worker_costs_no_request_and_is_replaced(
