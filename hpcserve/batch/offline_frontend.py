@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from hpcserve.config.models import Config
 from hpcserve.dispatch.dispatcher import unknown_status
-from hpcserve.dispatch.progress import failure
 from hpcserve.dispatch.head import HeadLink
+from hpcserve.dispatch.progress import failure
 from hpcserve.errors import DeploymentError, WorkerLost
 from hpcserve.frontend.auth import auth_required
 from hpcserve.frontend.backend import OnOutput, context_length, known_workers

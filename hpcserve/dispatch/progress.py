@@ -30,19 +30,15 @@ class Progress:
     finished: bool = False
     is_prefilling: bool = True  # nothing has come of the worker that has it now
     kv: KvHandle | None = None  # to prompt and tokens so far, of a worker that leaves
-    stopped_at: float | None = None  # the moment from which nothing came, after it was moved
+    last_at: float = 0.0  # when the newest delta came; 0: there was none
 
     def take(self, output: EngineOutput) -> None:
         """Take one delta. Called for every token of every request: keep it short."""
         if output.finish_reason is not None or self.is_prefilling:
             output = self._checked(output)
         self.token_ids += output.token_ids
+        self.last_at = time.perf_counter()
         self.on_output(output)
-
-    def stop(self) -> None:
-        """Nothing comes any more until the next worker's first delta."""
-        if self.stopped_at is None and self.token_ids:
-            self.stopped_at = time.perf_counter()
 
     def drop_kv(self) -> None:
         """Need the KV no more that a leaving worker holds."""
@@ -82,10 +78,9 @@ class Progress:
         self.is_prefilling = False
         if output.finish_reason is None:  # else its release says so at once
             self.on_prefilled()
-        if self.stopped_at is not None:
-            pause_s = time.perf_counter() - self.stopped_at
+        if self.last_at:
+            pause_s = time.perf_counter() - self.last_at
             self.counts.pauses.observe(pause_s, with_kv=self.kv is not None and output.pulled_tokens > 0)
-            self.stopped_at = None
         self.drop_kv()
 
     def _left(self, output: EngineOutput) -> WorkerLost:
@@ -96,6 +91,7 @@ class Progress:
             self.is_prefilling = False
             said = msgspec.structs.replace(output, finish_reason=None, leaves=False, kv=None)
             self.token_ids += said.token_ids
+            self.last_at = time.perf_counter()
             self.on_output(said)
         self.drop_kv()
         self.kv = output.kv

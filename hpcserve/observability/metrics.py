@@ -83,6 +83,11 @@ class MovePauses:
         """Return how many were counted: "pulled" or "recomputed"."""
         return sum(self._by_kv[kind].counts)
 
+    @property
+    def seconds(self) -> float:
+        """All pauses added up."""
+        return sum(histogram.sum for histogram in self._by_kv.values())
+
     def family(self) -> HistogramMetricFamily:
         """Return both, told apart by the label `kv`."""
         family = HistogramMetricFamily(self._NAME, self._HELP, labels=["kv"])

@@ -63,7 +63,6 @@ class Moved:
             await parting
             assert isinstance(error.pop(), WorkerLeaving)
             self.progress.lost_on.append(subject.info.engine)  # type: ignore[arg-type]  # any name will do
-            self.progress.stop()
         else:
             await asyncio.wait_for(running, WAIT_S)
         assert not error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from tests.system.conftest import Deployment
 pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 MOCK = ("--cluster", "local", "--engine", "mock", "--nodes", "3", "--set", "cluster.drain_timeout_s=2")
+SHARED = "You answer questions about waiting, briefly and to the point. " * 10
 MAX_TOKENS = 600  # four seconds: no stream ends while the worker drains
 
 
@@ -27,7 +29,7 @@ async def num_moved(deployment: Deployment, kind: str) -> float:
 
 async def test_streams_of_a_leaving_worker_go_on_with_their_kv(deploy: Callable[..., Deployment]) -> None:
     deployment = deploy(*MOCK)
-    contents = [f"question {number}: " + "why do queues form? " * 10 * number for number in range(1, 13)]
+    contents = [SHARED + f"question {number}: " + "why do queues form? " * 10 * number for number in range(1, 13)]
     undisturbed = await stream_chats(deployment.endpoint, deployment.key, contents, max_tokens=MAX_TOKENS)
     async with session_for(deployment.endpoint, deployment.key) as session:
         pulled_before = await metric(session, "hpcserve_worker_kv_pulled_tokens_total")
@@ -47,4 +49,6 @@ async def test_streams_of_a_leaving_worker_go_on_with_their_kv(deploy: Callable[
     assert await num_moved(deployment, "recomputed") == 0
     async with session_for(deployment.endpoint, deployment.key) as session:
         assert await metric(session, "hpcserve_worker_kv_pulled_tokens_total") > pulled_before
+    log = deployment.log(leaving["id"])
+    assert re.search(r"[1-9]\d* of \d+ hot prefixes are on both-", log), log
     deployment.hpcserve("down")
