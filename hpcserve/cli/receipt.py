@@ -74,11 +74,13 @@ def as_dict(receipt: Receipt) -> dict[str, Any]:
 
 def lines(receipt: Receipt) -> Iterator[str]:
     """Return the receipt for people."""
+    from hpcserve.doctor.durations import hours_in_words
+
     so_far = "" if receipt.is_final else " so far"
     alive = f", {receipt.num_alive} of them alive" if receipt.num_alive else ""
     workers = f"{receipt.num_workers} worker{'s' * (receipt.num_workers != 1)}{alive}"
     span = f"{_clock(receipt.began_at)} to {_clock(receipt.until)}"
-    yield f"used      {receipt.hours:.4g} {receipt.unit}{so_far}, {workers}, {span}"
+    yield f"used      {hours_in_words(receipt.hours)} {receipt.unit}{so_far}, {workers}, {span}"
     shares = f"{receipt.busy_share:.0%} computing, {receipt.idle_share:.0%} idle, {receipt.loading_share:.0%} loading"
     yield f"of that   {shares}"
     requests = "" if receipt.num_requests is None else f"{receipt.num_requests:,} requests, "
@@ -92,7 +94,7 @@ def lines(receipt: Receipt) -> Iterator[str]:
     if receipt.accounting is not None:
         books = receipt.accounting
         agrees = "" if books.differences else ", which agrees"
-        yield f"sacct     {books.hours:.4g} {receipt.unit} in {books.num_jobs} jobs{agrees}"
+        yield f"sacct     {hours_in_words(books.hours)} {receipt.unit} in {books.num_jobs} jobs{agrees}"
         yield from (f"          {line}" for line in books.differences)
 
 

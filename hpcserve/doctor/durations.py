@@ -1,4 +1,4 @@
-"""Spans of time in words for people. Pure."""
+"""Spans of time, and hours that are paid for, in words for people. Pure."""
 
 from __future__ import annotations
 
@@ -24,3 +24,11 @@ def as_walltime(seconds: float) -> str:
     days, hours = divmod(hours, 24)
     clock = f"{hours:02}:{rest // 60:02}:00"
     return f"{days}-{clock}" if days else clock
+
+
+def hours_in_words(hours: float) -> str:
+    """Return a number of hours with as many digits as matter: `0.0175`, `3.42`, `1,234.5`, `12`."""
+    if hours and hours < 1:
+        return f"{hours:.3g}"
+    text = f"{hours:,.2f}" if hours < 100 else f"{hours:,.1f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

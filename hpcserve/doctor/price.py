@@ -10,7 +10,7 @@ import msgspec
 
 from hpcserve.cluster.slurm_output import Partition
 from hpcserve.config.models import Config, SlurmConfig
-from hpcserve.doctor.durations import in_words
+from hpcserve.doctor.durations import hours_in_words, in_words
 from hpcserve.worker_log import WorkerLife
 
 _NUM_LIVES = 50  # the newest say more
@@ -80,8 +80,8 @@ def describe(price: Price | None, start: Start, now: float) -> Iterator[tuple[st
         return
     yield "price", _price_words(price)
     if price.min_workers != price.max_workers:
-        low, high = (num * price.per_worker for num in (price.min_workers, price.max_workers))
-        yield "planner", f"{price.min_workers} to {price.max_workers} workers: {low:g} to {high:g} {price.unit} an hour"
+        low, high = (hours_in_words(num * price.per_worker) for num in (price.min_workers, price.max_workers))
+        yield "planner", f"{price.min_workers} to {price.max_workers} workers: {low} to {high} {price.unit} an hour"
 
 
 def _units(slurm: SlurmConfig, partition: Partition) -> tuple[int, str]:
@@ -111,9 +111,9 @@ def _price_words(price: Price) -> str:
     each = f" x {price.per_worker} GPUs" if price.unit == "GPU-hours" and price.per_worker != 1 else ""
     size = f"{price.num_workers} worker{'s' * (price.num_workers != 1)}{each}"
     unit = price.unit.removesuffix("s") if price.per_hour == 1 else price.unit
-    rate = f"{size}: {price.per_hour:g} {unit} for each hour of service"
+    rate = f"{size}: {hours_in_words(price.per_hour)} {unit} for each hour of service"
     if price.at_most is not None and price.walltime_s is not None:
-        return f"{rate}, {price.at_most:g} at most (walltime {in_words(price.walltime_s)}, not renewed)"
+        return f"{rate}, {hours_in_words(price.at_most)} at most (walltime {in_words(price.walltime_s)}, not renewed)"
     if price.is_renewed and price.walltime_s is not None:
         return f"{rate}; workers are renewed every {in_words(price.walltime_s)}, so only `hpcserve down` ends it"
     return f"{rate}, until `hpcserve down`"

@@ -9,7 +9,7 @@ import pytest
 
 from hpcserve.cluster.slurm_settings import SlurmSettings
 from hpcserve.config.models import Config
-from hpcserve.doctor.durations import as_walltime, in_words
+from hpcserve.doctor.durations import as_walltime, hours_in_words, in_words
 from hpcserve.doctor.price import Price, Start, describe, learned, price
 from hpcserve.types import EndCause, WorkerId
 from hpcserve.worker_log import WorkerLife
@@ -88,3 +88,8 @@ def test_spans_are_told_in_two_units_at_most(seconds: float, text: str) -> None:
 
 def test_a_span_is_written_as_sbatch_takes_it() -> None:
     assert [as_walltime(each) for each in (5400, 172_800, 30)] == ["01:30:00", "2-00:00:00", "00:00:00"]
+
+
+def test_hours_have_as_many_digits_as_matter() -> None:
+    texts = [hours_in_words(each) for each in (0, 0.01745, 1, 3.419, 96, 384.26, 1234567)]
+    assert texts == ["0", "0.0175", "1", "3.42", "96", "384.3", "1,234,567"]

