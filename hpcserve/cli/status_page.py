@@ -52,6 +52,7 @@ def _facts(status: Status) -> list[tuple[str, str]]:
         ("socket", status.unix_socket or ""),
         ("frontends", _pids(status.frontend_pids) if len(status.frontend_pids) > 1 else ""),
         ("dashboard", status.dashboard or ""),
+        ("plan", status.plan),
         ("ended", ", ".join(f"{num} {cause.replace('_', ' ')}" for cause, num in status.ends.items())),
         ("excluded", ", ".join(status.excluded_nodes)),
         ("head", head),
@@ -67,7 +68,8 @@ def _pids(pids: tuple[int, ...]) -> str:
 def _workers(status: Status) -> Table:
     table = _table("worker", "pool", "job", "state", "host", "running", "waiting", "KV", "hits", "time left")
     for worker in status.workers:
-        cells = (worker.worker, worker.pool, worker.job_id or "", worker_state(worker), worker.host or "")
+        pool = worker.pool if worker.role == worker.pool else f"{worker.pool} as {worker.role}"
+        cells = (worker.worker, pool, worker.job_id or "", worker_state(worker), worker.host or "")
         table.add_row(*map(Text, (*cells, *_load(status.load.get(worker.worker)), _time_left(worker))))
     return table
 

@@ -36,6 +36,7 @@ def as_dict(state: StateDir, status: Status) -> dict[str, Any]:
         "num_backfilling": status.num_backfilling,
         "ends": {str(cause): num for cause, num in status.ends.items()},
         "excluded_nodes": status.excluded_nodes,
+        "plan": status.plan,
         "warnings": list(status.warnings),
         "detail": status.detail,
     }

@@ -15,6 +15,7 @@ def contradictions(config: Config, origins: Mapping[str, str]) -> list[str]:
         *_kv(config, origins),
         *_cluster(config, origins),
         *_frontend(config, origins),
+        *_planner(config, origins),
     ]
 
 
@@ -61,3 +62,25 @@ def _frontend(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     given, missing = ("tls_cert", "tls_key") if frontend.tls_cert else ("tls_key", "tls_cert")
     if (frontend.tls_cert is None) != (frontend.tls_key is None):
         yield f"frontend.{given} ({origins[f'frontend.{given}']}) needs frontend.{missing}: give both or neither"
+
+
+def _planner(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    least, most = config.planner.min_workers, config.planner.max_workers
+    num = sum(config.pools.sizes.values())
+    if least is not None and most is not None and least > most:
+        yield (
+            f"planner.min_workers = {least} ({origins['planner.min_workers']}) is more than "
+            f"planner.max_workers = {most} ({origins['planner.max_workers']})"
+        )
+    if not config.planner.enabled:
+        return
+    if most is not None and most < num:
+        yield (
+            f"planner.max_workers = {most} ({origins['planner.max_workers']}) is less than the {num} workers that the "
+            "pools begin with: raise it, or begin with fewer"
+        )
+    if least is not None and least > num:
+        yield (
+            f"planner.min_workers = {least} ({origins['planner.min_workers']}) is more than the {num} workers that the "
+            "pools begin with: lower it, or begin with more"
+        )

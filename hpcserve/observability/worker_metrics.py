@@ -57,6 +57,7 @@ def worker_families(status: Status) -> Iterator[Metric]:
     yield from _states(status)
     yield from _engines(status)
     yield from _ends(status)
+    yield _planned(status)
     loads = {str(worker): load for worker, load in status.load.items()}
     yield from _loads(loads)
 
@@ -104,6 +105,13 @@ def _ends(status: Status) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "hpcserve_excluded_nodes", "Nodes that get no more workers.", value=len(status.excluded_nodes)
     )
+
+
+def _planned(status: Status) -> Metric:
+    planned = CounterMetricFamily("hpcserve_planner_decisions", "Decisions of the planner.", labels=("kind",))
+    for kind in ("flip", "grow", "shrink"):
+        planned.add_metric((kind,), status.num_planned.get(kind, 0))
+    return planned
 
 
 def _loads(loads: dict[str, LoadReport]) -> Iterator[Metric]:

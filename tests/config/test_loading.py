@@ -209,6 +209,22 @@ def test_slurm_flags_contradict_a_local_cluster_but_keys_in_a_file_wait(tmp_path
     assert line == f"--partition is for Slurm, but cluster.kind = 'local' ({file}:2)"
 
 
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (
+            ("min_workers=3", "max_workers=2"),
+            "planner.min_workers = 3 (--set) is more than planner.max_workers = 2 (--set)",
+        ),
+        (("enabled=true", "max_workers=1"), "planner.max_workers = 1 (--set) is less than the 2 workers"),
+        (("enabled=true", "min_workers=3"), "planner.min_workers = 3 (--set) is more than the 2 workers"),
+    ],
+)
+def test_the_planners_bounds_fit_each_other_and_the_pools(settings: tuple[str, ...], complaint: str) -> None:
+    (line,) = wrong(assignments=[MOCK, "pools.workers=2", *(f"planner.{each}" for each in settings)])
+    assert line.startswith(complaint)
+
+
 def test_a_frontend_needs_something_to_listen_on() -> None:
     with pytest.raises(ConfigError, match=r"frontend\.tcp = false .* leaves nothing to listen on: give --unix-socket"):
         load(assignments=["engine.kind=mock", "frontend.tcp=false"])
