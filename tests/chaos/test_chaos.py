@@ -25,7 +25,7 @@ _SHORT = (
 
 @pytest.mark.real
 @pytest.mark.slurm
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_short_seed_leaves_every_request_answered_and_nothing_behind(tmp_path: Path) -> None:
     faults = {name: FAULTS[name] for name in _SHORT}
     plan = draw_plan(
