@@ -135,6 +135,15 @@ async def test_sampling_goes_on_as_if_nothing_had_happened(
         check_same(sequence.outputs, expected)
 
 
+async def test_a_seed_holds_where_prompts_are_computed_in_parts(one: Subject, two: Subject) -> None:
+    num = (one.info.max_batched_tokens or 0) // 3000 + 2
+    requests = [make_request(3000, temperature=1.0, seed=seed, max_tokens=12) for seed in range(num)]
+    alone = [await undisturbed(one, request) for request in requests[:2]]
+    together = await asyncio.gather(*(undisturbed(one, request) for request in requests))
+    for expected, outputs in zip(alone, together, strict=False):
+        check_same(outputs, expected)
+
+
 async def lost_after(new: Subject, request: EngineRequest, done: list[EngineOutput]) -> list[EngineOutput]:
     """Go on elsewhere after exactly these outputs, as if their worker were lost with all that it held."""
     sequence = Moved(msgspec.structs.replace(request, request_id=RequestId(f"l{next(_numbers)}")))

@@ -4,6 +4,7 @@ A request that is resumed here has what was generated so far in its prompt. vLLM
 penalties and looks for bad words in what it generated itself, and begins a seed's stream anew. So three methods of its
 model runner V1 are wrapped, in the process that computes. The runner V2 (GPUs with Triton) derives its noise from seed
 and position, so seeds go on there by themselves; its penalties and bad words begin anew. So they do with speculation.
+What is mended on the way: on CPUs a seeded request ended the engine where its prompt took more than one step.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def continue_sampling() -> str | None:
         num = num_resumed(request.sampling_params)
         if num:
             self.__dict__.setdefault(_TOKENS, {})[request.req_id] = request.prompt_token_ids[-num:]
-            if request.generator is not None and not hasattr(request, _TOKENS):
-                _advance(request.generator, num, self.vocab_size)
-            setattr(request, _TOKENS, num)  # it may be added again, after it was preempted
+        if request.generator is not None and not hasattr(request, _TOKENS):
+            request.generator = _go_on(request, num, self.vocab_size)
+        setattr(request, _TOKENS, num)  # it may be added again, after it was preempted
         return add(self, request)
 
     def describe_with_resumed(self: Any) -> Any:
@@ -66,14 +67,40 @@ def continue_sampling() -> str | None:
     return None
 
 
-def _advance(generator: Any, num_tokens: int, vocab_size: int) -> None:
-    """Draw what the earlier worker drew for its tokens."""
+def _go_on(request: Any, num: int, vocab_size: int) -> Any:
+    """Return the generator of a request from which `num` tokens were drawn elsewhere."""
+    generator = request.generator
+    if generator.device.type == "cpu":
+        return _rewinding(request, num)
     import torch
 
-    if generator.device.type == "cpu":
-        torch.randint(0, 2**31, (num_tokens,), generator=generator, dtype=torch.long)
-        return
     before = generator.get_offset()
     torch.empty(vocab_size, device=generator.device).exponential_(generator=generator)
     a_token = generator.get_offset() - before
-    generator.set_offset(before + num_tokens * a_token)
+    generator.set_offset(before + num * a_token)
+    return generator
+
+
+def _rewinding(request: Any, num: int) -> Any:
+    """Return a generator for CPUs that can take the last draw back.
+
+    The model runner V1 does so, by the offset, where it has sampled for a prompt that is computed in part only. CPU
+    generators have no offset: the error ends the engine. Sampling on CPUs draws one integer a token.
+    """
+    import torch
+
+    class Rewinding(torch.Generator):  # type: ignore[misc]
+        def get_offset(self) -> int:
+            return 0
+
+        def set_offset(self, offset: int) -> Any:
+            self.manual_seed(request.sampling_params.seed)
+            self._draw(num + len(request.output_token_ids))
+            return self
+
+        def _draw(self, count: int) -> None:
+            torch.randint(0, 2**31, (count,), generator=self, dtype=torch.long)
+
+    generator = Rewinding()
+    generator.set_offset(0)
+    return generator
