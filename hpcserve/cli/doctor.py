@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcserve.cli.options import config_options, load_config
+from hpcserve.errors import ConfigError
 
 if TYPE_CHECKING:
     from hpcserve.doctor.examine import Examination
@@ -56,6 +57,8 @@ def command(
     from hpcserve.doctor.check import has_problem
     from hpcserve.doctor.examine import examine
 
+    if write_site is not None and write_site.exists():
+        raise ConfigError(f"{write_site} is there already; move it away, or name another file with --write-site")
     loaded = load_config(ctx, allow_contradictions=True)
     with Checkup(as_json=as_json) as view:
         seen = asyncio.run(
@@ -78,13 +81,16 @@ def command(
 
 def _write(path: Path, seen: Examination) -> None:
     from hpcserve.doctor.site import render_site
-    from hpcserve.errors import ConfigError
 
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render_site(seen), encoding="utf-8")
     except OSError as err:
         raise ConfigError(f"cannot write {path}: {err.strerror or err}") from err
-    click.echo(f"{path} is written: hpcserve up --config {path} ...", err=True)
+    from hpcserve.config.load import default_file
+
+    use = "hpcserve up reads it" if path.absolute() == default_file() else f"hpcserve up --config {path}"
+    click.echo(f"{path} is written: {use}", err=True)
 
 
 def _as_dict(seen: Examination, site: Path | None) -> dict[str, object]:

@@ -71,7 +71,17 @@ def test_the_site_file_is_written_and_loads(run, home: Path) -> None:
     assert result.exit_code == 0
     assert f"hpcserve up --config {file}" in result.stderr
     assert load(file=file, environ={}, allow_contradictions=True).config.cluster.kind == "local"
-    assert run(*MOCK, "--write-site", str(home / "gone" / "site.yaml")).exit_code == 2
+    again = run(*MOCK, "--write-site", str(file))
+    assert (again.exit_code, again.stdout) == (2, "")
+    assert "is there already" in again.stderr
+
+
+def test_the_site_file_may_be_the_one_that_is_read_by_itself(run, home: Path) -> None:
+    file = home / ".config" / "hpcserve" / "config.yaml"
+    assert "config.yaml is written: hpcserve up reads it" in run(*MOCK, "--write-site", str(file)).stderr
+    assert run("config", "path").stdout == f"{file}\n"
+    (file.parent / "file").touch()
+    assert run(*MOCK, "--write-site", str(file.parent / "file" / "site.yaml")).exit_code == 2
 
 
 def test_without_slurms_commands_that_is_the_problem(run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
