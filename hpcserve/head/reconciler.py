@@ -173,8 +173,7 @@ class Reconciler:
             info = WorkerInfo(worker=record.worker, pool=record.pool, role=record.role, state=WorkerState.PENDING)
             self._roster.expect(info)
             self._roster.update_job(record.worker, job_id=record.job_id, host=record.node, ends_at=record.ends_at)
-        sizes = held_sizes(self.sizes, adopted) if self._config.planner.enabled else self.sizes
-        self._slots = []
+        sizes, self._slots = held_sizes(self.sizes, adopted) if self._config.planner.enabled else self.sizes, []
         for pool in {*sizes, *(record.pool for record in adopted)}:
             mine = [record for record in adopted if record.pool == pool]
             slots, left = adopted_slots(pool, sizes.get(pool, 0), mine, self._clock())
@@ -183,7 +182,7 @@ class Reconciler:
                 self._send_away(record, "no place for it")
         began = self._state.began_at()
         lives = [life for life in self._life_log.read() if began is not None and life.submitted_at >= began]
-        self._worked |= {each.pool for each in (*adopted, *lives) if each.ready_at is not None}
+        self._worked |= {job.pool for job in adopted if job.ready_at} | {life.pool for life in lives if life.ready_at}
         self._burial.recall(lives)
         self._record()
 
