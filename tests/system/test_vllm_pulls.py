@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import aiohttp
 import pytest
 
 from tests.contract.models import tiny_model
-from tests.system.chats import session_for
+from tests.system.chats import session_for, stream_chats, stream_chats_while
 from tests.system.conftest import Deployment
+from tests.system.test_moving import num_moved
 from tests.system.test_vllm_deployment import complete, metric, settled
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -20,6 +23,7 @@ pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 __all__ = ["tiny_model"]  # a fixture
 
 SHARED = 2000  # tokens
+SOON = ("--set", "cluster.drain_timeout_s=0.5")  # no stream ends by itself while its worker drains
 TAILS = (1500, 40, 70, 100, 130, 160)  # the first keeps the holder of the prefix computing
 
 
@@ -48,7 +52,7 @@ async def test_a_prefix_is_pulled_from_the_worker_that_is_busy_and_no_token_chan
         expected = [await complete(session, prompt) for prompt in prompts()]
     assert await counter(alone, "hpcserve_prefix_pulls_total") == 0
     alone.hpcserve("down")
-    deployment = deploy(*arguments, "--nodes", "2", "--set", "router.pull_latency_ms=0", name="pulls")
+    deployment = deploy(*arguments, "--nodes", "2", "--set", "router.pull_latency_ms=0", *SOON, name="pulls")
     assert [worker["engine"]["kv_transport"] for worker in deployment.status()["workers"]] == ["nixl"] * 2
     first, *others = prompts()
     async with session_for(deployment.endpoint, deployment.key) as session:
@@ -63,4 +67,25 @@ async def test_a_prefix_is_pulled_from_the_worker_that_is_busy_and_no_token_chan
     assert await counter(deployment, "hpcserve_pulled_prompt_tokens_total") >= SHARED // 32 * 32
     await settled(deployment, "hpcserve_worker_kv_pulled_tokens_total", "both", SHARED // 32 * 32)
     assert await metric(deployment, "hpcserve_worker_kv_pull_failures_total", "both") == 0
+    await check_leaving(deployment)
     deployment.hpcserve("down")
+
+
+async def check_leaving(deployment: Deployment) -> None:
+    """One of the two workers has to go under streams, which go on at the other one with their KV."""
+    contents = [f"question {number}: " + "why do queues form? " * 20 * number for number in range(1, 9)]
+    undisturbed = await stream_chats(deployment.endpoint, deployment.key, contents, max_tokens=500, model="tiny")
+    leaving = deployment.up["workers"][0]
+    chats = await stream_chats_while(
+        lambda: os.kill(leaving["pid"], signal.SIGTERM),
+        deployment.endpoint,
+        deployment.key,
+        contents,
+        max_tokens=500,
+        model="tiny",
+    )
+    assert not [chat.error for chat in chats if chat.error]
+    assert [chat.text for chat in chats] == [chat.text for chat in undisturbed]
+    assert {chat.usage["completion_tokens"] for chat in chats} == {500}
+    assert await num_moved(deployment, "pulled") >= 1, deployment.log("frontend") + deployment.log(leaving["id"])
+    assert await num_moved(deployment, "recomputed") == 0, deployment.log(leaving["id"])
