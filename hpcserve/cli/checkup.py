@@ -75,7 +75,7 @@ class Checkup:
         if wrong:
             self._print_head("to change, or `hpcserve up` would not work")
             for number, check in enumerate(wrong, 1):
-                click.echo(f"  {number}. {check.group}, {check.name}: {check.change}")
+                click.echo(f"  {number}. {check.group}, {check.name}: {check.change or check.found}")
         click.echo(f"\n{_sum(seen.checks)}")
 
     def _print_head(self, group: str) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcserve.cli.options import config_options, load_config
-from hpcserve.errors import ConfigError
+from hpcserve.errors import ConfigError, HpcserveError
 
 if TYPE_CHECKING:
+    from hpcserve.config import Config
     from hpcserve.doctor.examine import Examination
 
 FOUND_A_PROBLEM = 7
@@ -64,7 +65,7 @@ def command(
         seen = asyncio.run(
             examine(
                 loaded.config,
-                wrong=loaded.contradictions,
+                wrong=[*loaded.contradictions, *_cannot_listen(loaded.config)],
                 num_probed=num_probed,
                 probe_timeout_s=probe_timeout_s,
                 on_checks=view.show,
@@ -77,6 +78,19 @@ def command(
     if as_json:
         click.echo(json.dumps(_as_dict(seen, write_site)))
     ctx.exit(FOUND_A_PROBLEM if has_problem(seen.checks) else 0)
+
+
+def _cannot_listen(config: Config) -> list[str]:
+    """Return why the endpoint cannot be where it is to be, if that is on this host."""
+    from hpcserve.serve.listening import check_listening, resolved
+
+    if config.cluster.slurm.head == "job":
+        return []
+    try:
+        check_listening(resolved(config.frontend))
+    except HpcserveError as err:
+        return [err.message]
+    return []
 
 
 def _write(path: Path, seen: Examination) -> None:

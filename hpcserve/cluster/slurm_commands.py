@@ -126,9 +126,9 @@ async def _find_in_accounting(job_ids: list[str]) -> dict[str, JobEnd]:
     return unknown | parse_accounting(listing)
 
 
-async def estimate_start(script: str) -> float | None:
-    """Ask sbatch when it would start a job of this script, without submitting it."""
-    _, said = await run_slurm("sbatch", "--test-only", stdin=script)
+async def estimate_start(script: str, *options: str) -> float | None:
+    """Ask sbatch when it would start a job of this script, without submitting it. `options` win over the script's."""
+    _, said = await run_slurm("sbatch", "--test-only", *options, stdin=script)
     return parse_start_estimate(said)
 
 

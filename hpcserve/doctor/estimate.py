@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from hpcserve.cluster import WorkerSpec, make_cluster, resolve_kind
+from hpcserve.cluster.slurm_commands import estimate_start
 from hpcserve.cluster.slurm_output import Partition
 from hpcserve.cluster.slurm_room import find_partition
 from hpcserve.cluster.slurm_settings import SlurmSettings
@@ -58,20 +60,36 @@ async def estimate(config: Config, settings: SlurmSettings | None = None) -> Est
         start = msgspec.structs.replace(start, wait_s=0.0)
         return Estimate(start=start, price=None, now=time.time())
     partition, limit_s, trouble = await _where(config, settings)
-    now = time.time()
-    try:
-        if not trouble:
-            starts_at = await make_cluster(config, StateDir.of(config.name).path).estimate_start(_sample(config))
-            if starts_at is not None and starts_at - now < _FAR_S:
-                start = msgspec.structs.replace(start, wait_s=max(0.0, starts_at - now), wait_source="Slurm's estimate")
-    except ClusterError as err:
-        trouble = f"Slurm would not take such jobs: {err.message}"
+    if not trouble:
+        start, trouble = await _ask_slurm(config, start)
     if trouble:
         start = msgspec.structs.replace(start, problem=trouble)
     elif start.wait_s is None and usual_wait_s is not None:
         start = msgspec.structs.replace(start, wait_s=usual_wait_s, wait_source="earlier waits")
     cost = None if partition is None else price(config, partition, limit_s)
-    return Estimate(start=start, price=cost, now=now)
+    return Estimate(start=start, price=cost, now=time.time())
+
+
+async def _ask_slurm(config: Config, start: Start) -> tuple[Start, str]:
+    """Return the start with Slurm's own estimates, as far as it makes any, and why it would not take such jobs."""
+    cluster, sample = make_cluster(config, StateDir.of(config.name).path), _sample(config)
+    try:
+        first_s = _wait(await cluster.estimate_start(sample))
+    except ClusterError as err:
+        return start, f"Slurm would not take such jobs: {err.message}"
+    if first_s is None:
+        return start, ""
+    num, all_s = sum(config.pools.sizes.values()), None
+    if config.cluster.slurm.exclusive and num > 1:
+        with suppress(ClusterError):  # more than a single job may have
+            all_s = _wait(await estimate_start(cluster.render(sample), f"--nodes={num}", f"--ntasks={num}"))
+    found = msgspec.structs.replace(start, wait_s=first_s, wait_source="Slurm's estimate", all_wait_s=all_s)
+    return found, ""
+
+
+def _wait(starts_at: float | None) -> float | None:
+    wait_s = None if starts_at is None else max(0.0, starts_at - time.time())
+    return wait_s if wait_s is not None and wait_s < _FAR_S else None
 
 
 async def _where(config: Config, settings: SlurmSettings | None) -> tuple[Partition | None, float | None, str]:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from hpcserve.cluster import resolve_kind
+from hpcserve.cluster.head_job import check_head
 from hpcserve.cluster.slurm_output import Partition
 from hpcserve.cluster.slurm_settings import SlurmSettings
 from hpcserve.cluster.slurm_survey import survey
@@ -28,7 +29,7 @@ from hpcserve.doctor.slurm_checks import check_ends, check_gpus, check_jobs, che
 from hpcserve.doctor.software_checks import check_gpus as check_host_gpus
 from hpcserve.doctor.software_checks import check_libraries, check_python, needs_libraries
 from hpcserve.errors import ClusterError
-from hpcserve.state import state_root
+from hpcserve.state import StateDir, state_root
 
 _COMMANDS = ("sbatch", "squeue", "scancel", "sinfo", "scontrol")
 _SLOW_S = 5.0
@@ -57,9 +58,10 @@ async def examine(
     on_checks: Callable[[list[Check]], None] = lambda _: None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Examination:
-    """Check everything; groups are handed to `on_checks` as they are done. `wrong` is what is wrong with `config`.
+    """Check everything; groups are handed to `on_checks` as they are done.
 
-    A job is submitted only if `num_probed` nodes are to be looked at.
+    `wrong` says what is wrong with `config`, and what to do about it. A job is submitted only if `num_probed` nodes are
+    to be looked at.
     """
     on_progress("looking at Slurm and this host" + "; its libraries take some seconds" * needs_libraries(config))
     seen = Examination(config=config, kind=await asyncio.to_thread(resolve_kind, config))
@@ -70,7 +72,7 @@ async def examine(
         if named:
             on_checks(named)
 
-    note("configuration", (problem("options", line, "one or the other") for line in wrong))
+    note("configuration", (problem("options", line, "") for line in wrong))
     looking = asyncio.create_task(look_here(config, state_root()))
     try:
         await _look_at_slurm(seen, note)
@@ -81,6 +83,8 @@ async def examine(
     note("this host", _this_host(seen))
     note("modules", await modules.check_modules(config, is_slurm=seen.kind == "slurm"))
     seen.estimate = await estimate(config, seen.settings)
+    if seen.partition is not None:
+        note("sbatch --test-only", await _try_jobs(config, seen.estimate))
     await _look_at_nodes(seen, num_probed, probe_timeout_s, note, on_progress)
     return seen
 
@@ -164,6 +168,21 @@ def _on_gpus(seen: Examination, here: HostReport) -> bool | None:
     if slurm.gpu_request == "none":  # some partitions hand them out unasked
         return None if has_gpus else False
     return has_gpus and (slurm.requested_gpus > 0 or slurm.exclusive)
+
+
+async def _try_jobs(config: Config, found: Estimate) -> list[Check]:
+    """Say whether Slurm would take the jobs; it was asked for the estimate."""
+    change = "what Slurm names: account, QOS, constraint, or a line of extra_directives"
+    refused = found.start.problem
+    checks = [problem("workers", refused, change) if refused else good("workers", "Slurm would take such jobs")]
+    if config.cluster.slurm.head == "job":
+        try:
+            await check_head(config, StateDir.of(config.name).path)
+        except ClusterError as err:
+            checks.append(problem("head", err.message, "cluster.slurm.head_partition, head_walltime, head_memory"))
+        else:
+            checks.append(good("head", "Slurm would take the head's job"))
+    return checks
 
 
 async def _look_at_nodes(

@@ -14,6 +14,7 @@ from hpcserve.doctor.durations import hours_in_words, in_words
 from hpcserve.worker_log import WorkerLife
 
 _NUM_LIVES = 50  # the newest say more
+_NOW_S = 30.0
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +42,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     wait_s: float | None = None  # in the queue
     wait_source: str = ""  # who says so
+    all_wait_s: float | None = None  # until so many nodes are free at once as workers are wanted; whole nodes only
     load_s: float | None = None  # from its job's start to READY
     num_learned: int = 0  # workers that this was learned from
     problem: str = ""  # why Slurm would not take such a job, or does not answer
@@ -101,10 +103,16 @@ def _start_words(start: Start, now: float) -> str:
     from_whom = f" (as {start.num_learned} workers of this deployment did)" if start.load_s is not None else ""
     if start.wait_s is None:
         return f"nobody knows when Slurm would start the first worker{load}{from_whom}"
-    when = "at once" if start.wait_s < 30 else f"in {in_words(start.wait_s)}, at {_clock(now + start.wait_s, now)}"
+    when = _when(start.wait_s, now)
     ready = f": READY about {_clock(now + start.wait_s + start.load_s, now)}" if start.load_s is not None else ""
     source = f" by {start.wait_source}" if start.wait_source else ""
+    if start.all_wait_s is not None:
+        source += f", all of them at once {_when(start.all_wait_s, now)}"
     return f"the first worker would start {when}{source}{load}{from_whom}{ready}"
+
+
+def _when(wait_s: float, now: float) -> str:
+    return "now" if wait_s < _NOW_S else f"in {in_words(wait_s)} ({_clock(now + wait_s, now)})"
 
 
 def _price_words(price: Price) -> str:

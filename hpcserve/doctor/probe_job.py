@@ -130,8 +130,19 @@ def _order(config: Config, here: HostReport, root: Path, token: str, port: int) 
 
 
 async def _submit(script: str) -> str:
-    out, _ = await slurm_commands.run_slurm("sbatch", "--parsable", stdin=script)
-    return out.strip().partition(";")[0]
+    """Return the job's id. A submission that is cancelled is finished, and its job ended."""
+    submission = asyncio.create_task(slurm_commands.run_slurm("sbatch", "--parsable", stdin=script))
+    try:
+        out, _ = await asyncio.shield(submission)
+    except asyncio.CancelledError:
+        out, _ = await submission
+        await _end(_id(out))
+        raise
+    return _id(out)
+
+
+def _id(said: str) -> str:
+    return said.strip().partition(";")[0]
 
 
 async def _attend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hpcserve.config import load
 from hpcserve.doctor import host
 from tests.doctor.conftest import CPU_BUILD
 
-MOCK = ("doctor", "--engine", "mock", "--cluster", "local")
+MOCK = ("doctor", "--engine", "mock", "--cluster", "local", "--port", "0")
 
 
 @pytest.fixture(autouse=True)
@@ -27,13 +28,15 @@ def test_a_machine_without_fault_exits_with_0(run, home: Path) -> None:
     lines = result.stdout.splitlines()
     assert "this host" in lines
     assert any(line.startswith("  ok       state directory: ") for line in lines)
-    assert any("start: the first worker would start at once" in line for line in lines)
+    assert any("start: the first worker would start now" in line for line in lines)
     assert lines[-1].endswith("nothing is in the way")
     assert not (home / "state" / "default").exists()
 
 
 def test_a_problem_is_one_line_with_what_to_change_below_it_and_exits_with_7(run, home: Path) -> None:
-    result = run("doctor", "--cluster", "local", "--model", str(home / "gone"), "--set", "cluster.interface=ib0")
+    result = run(
+        "doctor", "--cluster", "local", "--port", "0", "--model", str(home / "gone"), "--set", "cluster.interface=ib0"
+    )
     assert result.exit_code == 7
     lines = result.stdout.splitlines()
     found = next(number for number, line in enumerate(lines) if line.startswith("  PROBLEM  model: "))
@@ -63,6 +66,15 @@ def test_settings_that_contradict_each_other_are_problems_and_the_rest_is_checke
     assert result.exit_code == 7
     assert "PROBLEM  options: kv.transport = 'mpi'" in result.stdout
     assert "state directory" in result.stdout
+
+
+def test_a_port_that_is_taken_is_a_problem_with_what_to_do(run, home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run(*MOCK, "--port", str(port))
+    assert result.exit_code == 7
+    assert f"  1. configuration, options: cannot listen on 127.0.0.1:{port}: " in result.stdout
+    assert "choose another with --port" in result.stdout
 
 
 def test_the_site_file_is_written_and_loads(run, home: Path) -> None:

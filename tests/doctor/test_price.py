@@ -58,9 +58,11 @@ def test_the_start_is_said_with_its_source_and_the_load_time_that_was_learned(la
     found = cost(large, "gpu", None)
     start = Start(wait_s=2 * HOUR, wait_source="Slurm's estimate", load_s=200.0, num_learned=5)
     said = words(found, start)["start"]
-    assert said.startswith("the first worker would start in 2 h, at ")
+    assert said.startswith("the first worker would start in 2 h (")
     assert "by Slurm's estimate, and it takes 3 min to load (as 5 workers of this deployment did): READY about" in said
-    assert words(found, Start(wait_s=0.0))["start"] == "the first worker would start at once"
+    assert words(found, Start(wait_s=0.0))["start"] == "the first worker would start now"
+    both = words(found, Start(wait_s=0.0, wait_source="Slurm's estimate", all_wait_s=4 * HOUR))["start"]
+    assert both.startswith("the first worker would start now by Slurm's estimate, all of them at once in 4 h (")
     assert words(found, Start())["start"] == "nobody knows when Slurm would start the first worker"
     assert words(found, Start(problem="no such account"))["start"] == "not known: no such account"
 

@@ -14,7 +14,7 @@ from tests.system.conftest import run_hpcserve
 
 pytestmark = [pytest.mark.real, pytest.mark.slurm, pytest.mark.timeout(120)]
 
-ON_SLURM = ("--cluster", "slurm", "--partition", "short")
+ON_SLURM = ("--cluster", "slurm", "--partition", "short", "--port", "0")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def check_dry_run(file: Path, env: dict[str, str]) -> None:
     assert "#SBATCH -t 0:30:00" in up.stdout
     assert "price" not in up.stdout
     start, price = up.stderr.splitlines()
-    assert start == "start: the first worker would start at once by Slurm's estimate"
+    assert start == "start: the first worker would start now by Slurm's estimate"
     assert price.startswith(
         "price: 1 worker x 4 GPUs: 4 GPU-hours for each hour of service; workers are renewed every 30 m"
     )
@@ -89,3 +89,11 @@ def test_what_is_broken_is_named_with_what_to_change(short: DevCluster, env: dic
     assert "exit code 3" in problems[job]["found"]
     assert "its log ends with: nothing works" in problems[job]["found"]
     assert short.slurm("squeue", "--noheader") == ""
+
+
+def test_what_sbatch_would_refuse_is_a_problem_in_its_words(short: DevCluster, env: dict[str, str]) -> None:
+    code, found, checks = examine(env, *ON_SLURM, "--engine", "mock", "--set", "cluster.slurm.constraint=a100")
+    check = checks["sbatch --test-only/workers"]
+    assert (code, check["outcome"]) == (7, "problem")
+    assert check["found"] == "Slurm would not take such jobs: sbatch failed: Invalid feature specification"
+    assert found["estimate"]["start"]["problem"] == check["found"]
