@@ -12,6 +12,7 @@ from tests.fixtures_deployment import processes_of
 
 _RECOVERED_S = 150.0  # for all workers to be READY again; back-off and start included
 _IDLE_S = 45.0  # for every block to be free: those of a handle that nobody fetched are leased for 30 s
+_CHAINED = ("The above exception was the direct cause", "During handling of the above exception")
 _ENDED_CONNECTION = re.compile(r"(distributed\.comm\.core\.CommClosedError|tornado\.iostream\.StreamClosedError)\b")
 
 
@@ -86,16 +87,19 @@ def quiet_logs(logs: Path) -> list[str]:
 
 
 def _tracebacks(lines: list[str]) -> list[list[str]]:
-    """Return each traceback from its first line to that of the exception."""
+    """Return each traceback, with those of the exceptions that led to it before, to the line of its exception."""
     found: list[list[str]] = []
-    is_inside = False
+    is_inside = is_chained = False
     for line in lines:
         if line.startswith("Traceback (most recent call last):"):
-            found.append([])
-            is_inside = True
+            if not is_chained:
+                found.append([])
+            is_inside, is_chained = True, False
         if is_inside:
             found[-1].append(line)
             is_inside = line.startswith((" ", "Traceback "))
+        else:
+            is_chained = line.startswith(_CHAINED) or (is_chained and not line)
     return found
 
 

@@ -81,6 +81,10 @@ def test_only_dasks_tracebacks_about_connections_are_allowed(tmp_path: Path) -> 
     closed = "distributed.comm.core.CommClosedError: in <TLS>"
     (tmp_path / "head.log").write_text(traceback.format("/site-packages/distributed/comm/tcp.py", closed))
     assert invariants.quiet_logs(tmp_path) == []
+    chain = traceback.format("/site-packages/tornado/tcpclient.py", "TimeoutError").replace("2026 INFO x: y\n", "\n")
+    chain += "During handling of the above exception, another exception occurred:\n\n"
+    (tmp_path / "head.log").write_text(chain + traceback.partition("oh\n")[2].format("/distributed/core.py", closed))
+    assert invariants.quiet_logs(tmp_path) == []
     (tmp_path / "a.log").write_text(traceback.format("/hpcserve/head/plugin.py", closed))
     (tmp_path / "b.log").write_text(traceback.format("/site-packages/distributed/comm/tcp.py", "KeyError: 'x'"))
     assert [line.split(":")[0] for line in invariants.quiet_logs(tmp_path)] == [
