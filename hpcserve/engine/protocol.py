@@ -49,7 +49,12 @@ class AsyncEngine(Protocol):
         ...
 
     async def abort(self, request_id: RequestId) -> None:
-        """End a request soon; its iterator yields a last output with reason "abort". Unknown ids are ignored."""
+        """End a request soon; its iterator yields a last output with reason "abort". Unknown ids are ignored.
+
+        That output has what was generated and not given out yet (without `streams`: all), but no text that would be
+        held back if the request went on. Its blocks stay in the prefix cache: a prefill of prompt and tokens so far
+        computes next to nothing.
+        """
         ...
 
     def load(self) -> LoadReport:
