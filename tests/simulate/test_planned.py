@@ -14,7 +14,6 @@ from hpcserve.engine.mock.scheduler import Limits
 from hpcserve.simulate import Report, Scenario, TraceRequest, replay
 from hpcserve.simulate.planned import replay_planned
 
-
 LIMITS = Limits(num_blocks=2048, block_size=64, max_num_seqs=256, max_batched_tokens=8192)
 
 
