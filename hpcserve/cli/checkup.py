@@ -74,8 +74,8 @@ class Checkup:
         wrong = [check for check in seen.checks if check.outcome == "problem"]
         if wrong:
             self._print_head("to change, or `hpcserve up` would not work")
-            for number, check in enumerate(wrong, 1):
-                click.echo(f"  {number}. {check.group}, {check.name}: {check.change or check.found}")
+            for number, (where, what) in enumerate(_summed(wrong), 1):
+                click.echo(f"  {number}. {where}: {what}")
         click.echo(f"\n{_sum(seen.checks)}")
 
     def _print_head(self, group: str) -> None:
@@ -105,6 +105,14 @@ class Checkup:
             found.append(f"\n-> {check.change}", style="bold")
         grid.add_row(Text(mark, style=_STYLES[outcome]), check.name, found)
         self._console.print(Padding(grid, (0, 0, 0, 2)))
+
+
+def _summed(wrong: list[Check]) -> list[tuple[str, str]]:
+    """Return where something is wrong and what to change; what is wrong in several places is there once."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for check in wrong:
+        places.setdefault((check.name, check.change or check.found), []).append(check.group)
+    return [(f"{name} ({', '.join(groups)})", what) for (name, what), groups in places.items()]
 
 
 def _sum(checks: list[Check]) -> str:

@@ -80,7 +80,7 @@ async def examine(
     finally:
         looking.cancel()
     _judge_slurm(seen, note)
-    note("this host", _this_host(seen))
+    note("this host", _this_host(seen, is_probed=num_probed > 0))
     note("modules", await modules.check_modules(config, is_slurm=seen.kind == "slurm"))
     seen.estimate = await estimate(config, seen.settings)
     if seen.partition is not None:
@@ -144,7 +144,7 @@ def _mpi_types(settings: SlurmSettings) -> Check:
     return good("srun --mpi", found) if found else skipped("srun --mpi", "srun does not list its types")
 
 
-def _this_host(seen: Examination) -> Iterable[Check]:
+def _this_host(seen: Examination, *, is_probed: bool) -> Iterable[Check]:
     here, config, root = seen.here, seen.config, str(state_root())
     assert here is not None
     is_slurm = seen.kind == "slurm"
@@ -153,7 +153,7 @@ def _this_host(seen: Examination) -> Iterable[Check]:
     if not is_slurm:
         yield from check_host_gpus(here, config)
     yield from check_network(here, config, is_spread=is_slurm)
-    yield from check_storage(here, config, root, must_be_shared=is_slurm)
+    yield from check_storage(here, config, root, must_be_shared=is_slurm and not is_probed)
     yield from check_limits(here, runs_head=config.cluster.slurm.head == "here")
 
 

@@ -46,8 +46,8 @@ def test_a_problem_is_one_line_with_what_to_change_below_it_and_exits_with_7(run
     assert lines[-1].startswith("2 problems, ")
     summary = lines.index("to change, or `hpcserve up` would not work")
     assert [line.split(":")[0] for line in lines[summary + 1 : -2]] == [
-        "  1. this host, interface",
-        "  2. this host, model",
+        "  1. interface (this host)",
+        "  2. model (this host)",
     ]
 
 
@@ -73,7 +73,7 @@ def test_a_port_that_is_taken_is_a_problem_with_what_to_do(run, home: Path) -> N
         port = taken.getsockname()[1]
         result = run(*MOCK, "--port", str(port))
     assert result.exit_code == 7
-    assert f"  1. configuration, options: cannot listen on 127.0.0.1:{port}: " in result.stdout
+    assert f"  1. options (configuration): cannot listen on 127.0.0.1:{port}: " in result.stdout
     assert "choose another with --port" in result.stdout
 
 
