@@ -103,10 +103,11 @@ async def _end_head_job(state: StateDir) -> None:
 
 
 async def _end_jobs(state: StateDir) -> None:
-    records = state.read_jobs()
+    live = await live_jobs(state)  # also those that nobody has put on record
+    records = list({record.job_id: record for record in [*live, *state.read_jobs()]}.values())
     if not records:
         return
-    jobs = [record.job_id for record in await live_jobs(state)]
+    jobs = [record.job_id for record in live]
     cluster = make_cluster(state.read_config(), state.path)
     for record in records:
         cluster.adopt(record.job_id)
