@@ -1,4 +1,4 @@
-"""Two engines of each kind that can hand KV to each other, kept for a whole module: vLLM takes seconds to start."""
+"""Two engines of each kind that can hand KV to each other, kept for all suites here: vLLM takes many seconds to start."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.contract.models import tiny_model  # noqa: F401
 VLLM = pytest.param("vllm", marks=[pytest.mark.real, pytest.mark.vllm])
 
 
-@pytest.fixture(scope="module", params=["mock", VLLM])
+@pytest.fixture(scope="package", params=["mock", VLLM])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def pair(
     kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[list[Subject]]:

@@ -9,7 +9,7 @@ import pytest
 from hpcserve.types import ChatParsing, EngineRequest, RequestId, Sampling, StructuredOutput
 from tests.contract.engine_subjects import Subject, text
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 _numbers = count()
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

@@ -17,7 +17,7 @@ from hpcserve.kv.hashing import hash_blocks
 from hpcserve.types import BlocksRemoved, BlocksStored, EngineRequest, KvHandle, RequestId, Sampling
 from tests.contract.engine_subjects import WAIT_S, Subject, spoil, text, tokens
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 _numbers = count()
 _random = random.Random(7)

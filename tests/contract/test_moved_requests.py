@@ -13,7 +13,7 @@ from hpcserve.types import EngineOutput, EngineRequest, RequestId, Sampling
 from tests.contract.engine_subjects import Subject, text, tokens
 from tests.contract.moving import Moved, moved
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 _numbers = count()
 _random = random.Random(11)
