@@ -75,8 +75,13 @@ async def again(deployment: Deployment, chats: list[Chat], *, num_words: int, ma
 
 
 def decisions(deployment: Deployment) -> list[dict[str, Any]]:
-    lines = (deployment.state_dir / "plan.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    path = deployment.state_dir / "plan.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def flips(deployment: Deployment) -> list[str]:
+    """Return to which roles workers were turned, oldest first."""
+    return [each["decision"]["role"] for each in decisions(deployment)]
 
 
 def assert_whole(chats: list[Chat], max_tokens: int) -> None:
@@ -89,19 +94,17 @@ async def test_roles_follow_the_load_and_no_request_notices(deploy: Callable[...
     deployment = deploy(*LOCAL, *SPLIT, *SLOW_DECODING)
     before = roles(deployment)
     prompts = {"num_words": 4000, "max_tokens": 6, "first": 1}
-    chats = await load_until(lambda: num_of("prefill", deployment) >= 2, deployment, every_s=0.2, **prompts)
+    chats = await load_until(lambda: flips(deployment).count("prefill") >= 1, deployment, every_s=0.2, **prompts)
     assert_whole(chats, 6)
     assert await again(deployment, chats, **prompts) == [chat.text for chat in chats[:8]]
 
-    answers = {"num_words": 300, "max_tokens": 400, "first": 1001}
-    chats = await load_until(lambda: num_of("decode", deployment) >= 3, deployment, every_s=0.05, **answers)
-    assert_whole(chats, 400)
+    answers = {"num_words": 300, "max_tokens": 200, "first": 1001}
+    chats = await load_until(lambda: flips(deployment).count("decode") >= 1, deployment, every_s=0.05, **answers)
+    assert_whole(chats, 200)
     assert await again(deployment, chats, **answers) == [chat.text for chat in chats[:8]]
 
     assert set(roles(deployment)) == set(before), "nothing was started or ended"
-    flips = [each["decision"]["role"] for each in decisions(deployment)]
-    assert flips[0] == "prefill"
-    assert flips[-1] == "decode"
+    assert num_of("prefill", deployment) == 1 + flips(deployment).count("prefill") - flips(deployment).count("decode")
     report = json.loads(deployment.hpcserve("plan", "--json").stdout)
     assert [each["text"] for each in report["lines"]] == [each["text"] for each in decisions(deployment)][-20:]
     assert "becomes a decode worker: prompts need" in deployment.hpcserve("plan").stdout
