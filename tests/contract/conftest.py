@@ -1,4 +1,4 @@
-"""Two engines of each kind that can hand KV to each other, kept for all suites here: vLLM takes many seconds to start."""
+"""Two engines of each kind that can hand KV to each other, kept for all suites here: vLLM takes seconds to start."""
 
 from __future__ import annotations
 
