@@ -132,7 +132,7 @@ async def test_what_ends_in_time_stays(cell: Cell, engines: dict[WorkerId, MockE
 async def test_what_would_take_too_long_does_not_wait_for_the_last_moment(
     cell: Cell, engines: dict[WorkerId, MockEngine]
 ) -> None:
-    run = Run(cell, make_request(max_tokens=4000))
+    run = Run(cell, make_request(max_tokens=40_000))
     await asyncio.wait_for(run.reached.wait(), 10)
     old = where_it_runs(cell)
     began = time.monotonic()
@@ -203,7 +203,7 @@ async def test_without_its_kv_a_request_is_computed_again(
 async def test_a_client_that_hangs_up_in_the_middle_of_a_move_holds_nobody_up(
     cell: Cell, engines: dict[WorkerId, MockEngine]
 ) -> None:
-    run = Run(cell, make_request(max_tokens=4000))
+    run = Run(cell, make_request(max_tokens=40_000))
     await asyncio.wait_for(run.reached.wait(), 10)
     old = where_it_runs(cell)
     parting = asyncio.create_task(cell.planes[old].part(next(iter(cell.planes[old].streams))))
