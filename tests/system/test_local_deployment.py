@@ -215,14 +215,19 @@ def test_a_dead_head_is_told_kept_from_other_settings_and_cleaned_up(
     assert again.returncode == 5
     assert "pools.workers is 2, not 3" in again.stderr
     assert "hpcserve down --name t" in again.stderr
-    deployment.hpcserve("down")
+    down = deployment.hpcserve("down")
     assert not processes_of(state_root)
     assert deployment.status()["phase"] == "stopped"
+    assert "worker-hours, 2 workers, " in down.stdout, "on the receipt, though no head has seen their end"
+    assert json.loads(deployment.hpcserve("receipt", "--json").stdout)["ends"] == {"told": 2}
 
 
-def test_ctrl_c_ends_an_attached_deployment_with_nothing_left(env: dict[str, str], state_root: Path) -> None:
+def test_ctrl_c_ends_an_attached_deployment_with_a_receipt_and_nothing_left(
+    env: dict[str, str], state_root: Path
+) -> None:
+    said = (state_root / "stderr").open("w+")
     attached = subprocess.Popen(
-        [HPCSERVE, "up", *LOCAL, "--port", "0"], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [HPCSERVE, "up", *LOCAL, "--port", "0"], env=env, stdout=subprocess.PIPE, stderr=said, text=True
     )
     try:
         assert attached.stdout is not None
@@ -236,7 +241,11 @@ def test_ctrl_c_ends_an_attached_deployment_with_nothing_left(env: dict[str, str
         attached.wait()
         assert attached.stdout is not None
         attached.stdout.close()
+        said.seek(0)
+        printed = said.read()
+        said.close()
     assert not processes_of(state_root)
+    assert "worker-hours, 1 worker, " in printed
 
 
 async def test_a_client_that_hangs_up_frees_the_engine_within_a_second(local: Callable[..., Deployment]) -> None:
