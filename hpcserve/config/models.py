@@ -153,7 +153,7 @@ class ClusterConfig(Section):
     scratch: Path | None = Field(None, description="node-local directory; default: $TMPDIR, else /tmp")
     start_timeout_s: PositiveFloat = Field(600.0, description="from a job's start to READY")
     drain_timeout_s: Annotated[float, Field(ge=0)] = Field(
-        20.0, description="for the running requests of a worker that was told to end; then they are moved"
+        20.0, description="of a worker that was told to end: what would take longer is moved to another one at once"
     )
     orphan_timeout_s: PositiveFloat = Field(600.0, description="without a head; then a worker ends by itself")
     local: LocalConfig = LocalConfig()
