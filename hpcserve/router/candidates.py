@@ -59,9 +59,14 @@ class Candidates:
         )
 
     def has_room(self, info: WorkerInfo, prompt: Prompt) -> bool:
-        """Whether the prompt fits into the worker's cache beside what is there; into an empty one, anything does."""
+        """Whether a worker has a sequence free, and blocks beside what is there; an empty one has room for anything."""
         load, capacity = self._book.of(info.worker), _capacity(info)
-        if not capacity or not load.bookings:
+        if not load.bookings:
+            return True
+        most = info.engine.max_num_seqs if info.engine is not None else None
+        if most is not None and load.num_requests >= most:
+            return False  # it would wait in the engine, for somebody's last token
+        if not capacity:
             return True
         return load.blocks + prompt.new_blocks(info.worker) <= ROOM * capacity
 

@@ -232,11 +232,12 @@ async def test_ticks_end_with_one_that_tells_of_the_empty_queue() -> None:
     await desk.assign("a")
     waiting = desk.assign("b")
     await turns()
-    desk.assigner.release(RequestId("a"))
-    await asyncio.wait_for(waiting, 1)
     desk.ticked.clear()
-    await asyncio.wait_for(desk.ticked.wait(), 1)
-    assert desk.assigner._ticking is None
+    desk.assigner.release(RequestId("a"))
+    await asyncio.wait_for(waiting, 30)
+    while desk.assigner._ticking is not None:  # on a busy machine a tick may be due before the place is told
+        await asyncio.sleep(0)
+    assert desk.ticked.is_set()
 
 
 async def test_once_closed_nothing_is_placed_any_more() -> None:

@@ -50,6 +50,22 @@ def test_each_free_worker_is_given_one_and_the_next_when_its_prompt_is_computed(
     assert set(first) | set(second) < ids
 
 
+def test_a_worker_whose_sequences_are_all_taken_gets_nothing_more_until_one_ends(bench):
+    made = bench(policy="kv")
+    made.add(Role.BOTH, "a", "b", engine=engine(max_num_seqs=2))
+    running = []
+    for _ in range(4):
+        submit(made, num_tokens=320)
+        running += places(made)
+        for request_id in running:
+            made.router.prefill_done(request_id)
+    assert len(running) == 4
+    waiting = submit(made, num_tokens=320)
+    assert places(made) == {}
+    made.router.release(running[0])
+    assert list(places(made)) == [waiting]
+
+
 def test_a_release_makes_room_too(pair):
     for _ in range(3):
         submit(pair)
