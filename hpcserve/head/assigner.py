@@ -96,9 +96,11 @@ class Assigner:
 
     def reconsider(self) -> None:
         """Something has changed that may let one start: place those that can, later in this turn of the loop."""
-        if self._placing is None and self._router.num_waiting + self._router.num_backfilling:
+        if not self._router.num_waiting + self._router.num_backfilling:
+            return
+        self._keep_ticking()
+        if self._placing is None:
             self._placing = asyncio.get_running_loop().call_soon(self._place)
-            self._keep_ticking()
 
     def refuse(self) -> None:
         """The deployment goes down: take nothing new, and keep nobody waiting but those that were under way."""
