@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -11,6 +9,7 @@ from hpcserve.config.models import Config
 from hpcserve.errors import Unauthorized
 from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.loopback import is_loopback
 from hpcserve.keys import OWNER, TENANT_HEADER
 
 _OPEN_ROUTES = frozenset({"/health", "/live", "/openapi.json", "/docs", "/", "/page/{name}"})
@@ -59,13 +58,3 @@ def _key_of(request: web.Request) -> str:
             "no API key: send it as 'Authorization: Bearer KEY', or in the header x-api-key (`hpcserve key` prints it)"
         )
     return key
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False  # a name: where it resolves to may change

@@ -4,7 +4,8 @@ import pytest
 from fake_keys import FakeKeys, record
 
 from hpcserve.config.models import Config, SecurityConfig
-from hpcserve.frontend import KeyRing, auth_required
+from hpcserve.frontend.auth import auth_required
+from hpcserve.frontend.key_ring import KeyRing
 
 
 @pytest.fixture

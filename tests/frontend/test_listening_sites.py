@@ -16,8 +16,10 @@ from fake_backend import FakeBackend
 
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.errors import ConfigError, DeploymentError
-from hpcserve.frontend import Site, Tokenizer, make_app, start_site
+from hpcserve.frontend.app import make_app
 from hpcserve.frontend.certificate import is_self_signed, server_tls
+from hpcserve.frontend.site import Site, start_site
+from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.unix_socket import check_unix_socket
 from tests.certificates import DAY, make_certificate
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
-import anthropic
 import msgspec
 import pytest
 from fake_backend import FakeBackend, hang_after, speak
 from message_scripts import BLOCKS, CALL, CALL_IN_ONE, HI, WEATHER, able_backend, parse, stop_at, tool_piece
 
 from hpcserve.types import ParsedDelta
+
+if TYPE_CHECKING:
+    import anthropic
 
 
 def shown(message: anthropic.types.Message) -> list[dict]:
@@ -53,6 +55,8 @@ async def test_the_synchronous_client_creates_streams_and_counts(make_server):
     server = await make_server()
 
     def use() -> tuple[str, str, int]:
+        import anthropic
+
         with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as client:
             message = client.messages.create(model="mock", max_tokens=5, messages=HI)
             with client.messages.stream(model="mock", max_tokens=5, messages=HI) as stream:

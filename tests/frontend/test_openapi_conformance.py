@@ -16,10 +16,11 @@ from hypothesis.strategies import SearchStrategy
 from schemathesis import GenerationMode, checks
 
 from hpcserve.config.models import Config, FrontendConfig
-from hpcserve.frontend import make_app, start_site
+from hpcserve.frontend.app import make_app
 from hpcserve.frontend.batches.schemas import BatchBody
 from hpcserve.frontend.openapi import openapi_document
 from hpcserve.frontend.operations import OPERATIONS, Operation
+from hpcserve.frontend.site import start_site
 from hpcserve.jobs import JobStore
 
 BOUNDED = settings(

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcserve.config.models import Config, FrontendConfig
-from hpcserve.frontend import make_app, start_site
+from hpcserve.frontend.app import make_app
 from hpcserve.frontend.operations import OPERATIONS
+from hpcserve.frontend.site import start_site
 
 T = TypeVar("T")
 

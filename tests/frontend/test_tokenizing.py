@@ -156,8 +156,8 @@ async def ids_of(model: ModelConfig, **options) -> list[int]:
 
 def test_the_frontend_loads_neither_vllm_nor_torch_nor_transformers():
     script = (
-        "import sys, hpcserve.frontend as f; from hpcserve.config.models import ModelConfig;"
-        "f.Tokenizer.load(ModelConfig()).close();"
+        "import sys, hpcserve.frontend.app; from hpcserve.config.models import ModelConfig;"
+        "from hpcserve.frontend.tokenizer import Tokenizer; Tokenizer.load(ModelConfig()).close();"
         "print([m for m in ('vllm', 'torch', 'transformers', 'distributed', 'dask', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=True)

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
 from hpcserve.engine.vllm.kv_layout import find_layout
 from hpcserve.errors import KVError
 
-torch = pytest.importorskip("torch")
+if TYPE_CHECKING:
+    import torch
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 
 BLOCK = 16  # tokens
 
 
+def zeros(*shape: int) -> torch.Tensor:
+    import torch  # which takes long: not while tests are collected
+
+    return torch.zeros(*shape)
+
+
 def apart(num_blocks: int) -> torch.Tensor:
-    return torch.zeros(2, num_blocks, 3, BLOCK, 8)
+    return zeros(2, num_blocks, 3, BLOCK, 8)
 
 
 def together(num_blocks: int) -> torch.Tensor:
-    return torch.zeros(num_blocks, 2, 3, BLOCK, 8)
+    return zeros(num_blocks, 2, 3, BLOCK, 8)
 
 
 def turned(num_blocks: int) -> torch.Tensor:
-    return torch.zeros(num_blocks, 2, BLOCK, 3, 8).permute(1, 0, 3, 2, 4)
+    return zeros(num_blocks, 2, BLOCK, 3, 8).permute(1, 0, 3, 2, 4)
 
 
 def latent(num_blocks: int) -> torch.Tensor:
-    return torch.zeros(num_blocks, BLOCK, 24)
+    return zeros(num_blocks, BLOCK, 24)
 
 
 def small_kernel_blocks(num_blocks: int) -> torch.Tensor:
-    return torch.zeros(num_blocks * 2, 2, 3, BLOCK // 2, 8)
+    return zeros(num_blocks * 2, 2, 3, BLOCK // 2, 8)
 
 
 AXES = {apart: 1, together: 0, turned: 1, latent: 0, small_kernel_blocks: 0}
@@ -42,6 +54,8 @@ AXES = {apart: 1, together: 0, turned: 1, latent: 0, small_kernel_blocks: 0}
     ("remote", "local"), [([7, 8, 9, 3], [1, 2, 3, 4]), ([9, 8, 7], [0, 1, 2]), ([0], [5]), ([4, 5], [4, 5])]
 )
 def test_blocks_arrive_where_they_belong(make, remote: list[int], local: list[int]) -> None:  # type: ignore[no-untyped-def]
+    import torch
+
     theirs, ours = ([make(num) for _ in range(2)] for num in (10, 6))
     for tensor in theirs:
         tensor.copy_(torch.randn(tensor.shape))
@@ -74,12 +88,18 @@ def test_layers_that_share_a_tensor_are_copied_once() -> None:
     assert (layout.num_layers, len(regions)) == (2, 2)
 
 
-@pytest.mark.parametrize(
-    "other", [together(10).half(), together(10)[:, :, :, :8], turned(10), torch.zeros(10, 2, BLOCK, 3, 8)]
-)
-def test_unlike_layouts_are_told_apart(other: torch.Tensor) -> None:
+OTHERS: dict[str, Callable[[], torch.Tensor]] = {
+    "narrower numbers": lambda: together(10).half(),
+    "smaller blocks": lambda: together(10)[:, :, :, :8].contiguous(),
+    "other strides": lambda: turned(10),
+    "another order of axes": lambda: zeros(10, 2, BLOCK, 3, 8),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_unlike_layouts_are_told_apart(other: str) -> None:
     ours, _ = find_layout({"a": together(10)}, 10, BLOCK)
-    theirs, _ = find_layout({"a": other.contiguous() if other.shape[3] == 8 else other}, 10, BLOCK)
+    theirs, _ = find_layout({"a": OTHERS[other]()}, 10, BLOCK)
     assert "laid out" in (ours.why_unlike(theirs) or "")
 
 
@@ -88,7 +108,7 @@ def test_layers_of_different_layouts_are_refused() -> None:
         find_layout({"a": together(10), "b": latent(10)}, 10, BLOCK)
 
 
-@pytest.mark.parametrize("tensor", [together(10)[..., ::2], torch.zeros(3, 7)])
-def test_blocks_that_are_not_whole_are_refused(tensor: torch.Tensor) -> None:
+@pytest.mark.parametrize("make", [lambda: together(10)[..., ::2], lambda: zeros(3, 7)])
+def test_blocks_that_are_not_whole_are_refused(make: Callable[[], torch.Tensor]) -> None:
     with pytest.raises(KVError, match="KV of shape"):
-        find_layout({"a": tensor}, 10, BLOCK)
+        find_layout({"a": make()}, 10, BLOCK)
