@@ -18,9 +18,9 @@ from hpcserve.dispatch.dispatcher import unknown_status
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.dispatch.progress import failure
 from hpcserve.errors import DeploymentError, WorkerLost
-from hpcserve.frontend.auth import auth_required
 from hpcserve.frontend.backend import OnOutput, context_length, known_workers
 from hpcserve.frontend.context import Frontend
+from hpcserve.frontend.exposure import auth_required
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.offline import Prepared, answer, prepare
 from hpcserve.frontend.tenants import ANYBODY, Tenant

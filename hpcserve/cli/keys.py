@@ -148,7 +148,7 @@ def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
 
 def _note_open_door(state: StateDir) -> None:
     """Say so where no key is asked for: then keys keep nobody out, and nobody apart."""
-    from hpcserve.frontend.auth import auth_required
+    from hpcserve.frontend.exposure import auth_required
 
     config = state.read_config()
     if not auth_required(config, config.cluster.kind, config.frontend.host):

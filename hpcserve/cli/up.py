@@ -136,7 +136,7 @@ def _banner(state: StateDir, status: Status, needs_key: bool) -> str:
 def _needs_key(state: StateDir, status: Status) -> bool:
     """Return whether clients need a key; warn where they should and do not."""
     from hpcserve.config.models import SecurityConfig
-    from hpcserve.frontend.auth import auth_required
+    from hpcserve.frontend.exposure import auth_required
 
     config = state.read_config()
     if auth_required(config, status.cluster, config.frontend.host):

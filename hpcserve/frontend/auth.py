@@ -5,24 +5,12 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from hpcserve.config.models import Config
 from hpcserve.errors import Unauthorized
 from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.key_ring import KeyRing
-from hpcserve.frontend.loopback import is_loopback
 from hpcserve.keys import OWNER, TENANT_HEADER
 
 _OPEN_ROUTES = frozenset({"/health", "/live", "/openapi.json", "/docs", "/", "/page/{name}"})
-
-
-def auth_required(config: Config, cluster_kind: str, host: str) -> bool:
-    """Return whether callers need a key, for a server on `host` whose workers come from `cluster_kind`.
-
-    "auto" means no key on loopback of a machine of one's own; on a cluster's login node loopback is everybody's.
-    """
-    if config.security.auth != "auto":
-        return config.security.auth == "on"
-    return cluster_kind != "local" or not is_loopback(host)
 
 
 def require_key(keys: KeyRing) -> Middleware:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from hpcserve.config.planning_models import PlannerConfig
 from hpcserve.observability.metrics import ITL_S, TTFT_S
 from hpcserve.observability.quantiles import quantile
 from hpcserve.planner.observation import Observation, Sight
-from hpcserve.router.router import Router
 from hpcserve.types import Traffic, WorkDone, WorkerId, WorkerInfo, WorkerState
+
+if TYPE_CHECKING:
+    from hpcserve.router.router import Router  # which loads numpy: commands that show a plan do without
 
 _SHARE = 0.9  # of requests and tokens that latencies are promised for
 

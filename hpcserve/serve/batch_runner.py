@@ -20,7 +20,7 @@ from hpcserve.batch import Client, Endpoint
 from hpcserve.batch.uploaded import BatchRunner, Target
 from hpcserve.config.models import Config
 from hpcserve.errors import DeploymentError, HpcserveError
-from hpcserve.frontend.auth import auth_required
+from hpcserve.frontend.exposure import auth_required
 from hpcserve.garbage import collect_rarely
 from hpcserve.jobs import JobStore, jobs_directory
 from hpcserve.keys import KeyFile

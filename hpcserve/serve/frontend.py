@@ -22,8 +22,8 @@ from hpcserve.dispatch.agents import AgentPool
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.errors import HpcserveError
 from hpcserve.frontend.app import make_app
-from hpcserve.frontend.auth import auth_required
 from hpcserve.frontend.certificate import server_tls
+from hpcserve.frontend.exposure import auth_required
 from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.shared_limits import SharedMeter
 from hpcserve.frontend.site import Site, start_site

@@ -13,7 +13,7 @@ from hpcserve.cluster.head_job import check_head, submit_head
 from hpcserve.comm.tls import create_identity
 from hpcserve.config.models import Config
 from hpcserve.errors import ConfigError
-from hpcserve.frontend.loopback import is_loopback
+from hpcserve.frontend.exposure import is_loopback
 from hpcserve.observability.tracing import check_tracing
 from hpcserve.receipt import ReceiptFile
 from hpcserve.records import Proc

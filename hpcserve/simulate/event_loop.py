@@ -14,7 +14,7 @@ from math import inf
 
 from hpcserve.engine.mock.sequence import Sequence
 from hpcserve.errors import HpcserveError
-from hpcserve.router import Router
+from hpcserve.router.router import Router
 from hpcserve.simulate.record import CountdownWriter, Gaps, Record
 from hpcserve.simulate.report import Report, make_report
 from hpcserve.simulate.scenario import Scenario

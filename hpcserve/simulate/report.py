@@ -7,7 +7,7 @@ from math import ceil
 
 import msgspec
 
-from hpcserve.router import RouterStats
+from hpcserve.router.stats import RouterStats
 from hpcserve.simulate.record import Gaps, Record
 from hpcserve.simulate.scenario import Scenario
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from hpcserve.config.models import RouterConfig
 from hpcserve.kv.hashing import hash_blocks
-from hpcserve.router import Router
+from hpcserve.router.router import Router
 from hpcserve.types import (
     BlocksStored,
     Caller,

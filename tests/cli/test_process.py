@@ -147,3 +147,10 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr.strip() == "[]"
     assert "Exit codes:" in done.stdout
+
+
+def test_commands_that_talk_to_a_deployment_load_no_part_of_it() -> None:
+    parts = ("aiohttp", "numpy", "dask", "distributed", "tokenizers", "jinja2", "vllm", "torch", "nixl")
+    code = f"import sys, hpcserve.serve\nprint([name for name in {parts} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "[]"

@@ -4,7 +4,7 @@ import pytest
 from fake_keys import FakeKeys, record
 
 from hpcserve.config.models import Config, SecurityConfig
-from hpcserve.frontend.auth import auth_required
+from hpcserve.frontend.exposure import auth_required
 from hpcserve.frontend.key_ring import KeyRing
 
 

@@ -8,7 +8,7 @@ from hpcserve.config.models import RouterConfig
 from hpcserve.config.planning_models import PlannerConfig
 from hpcserve.observability.metrics import ITL_S, TTFT_S
 from hpcserve.planner import Observer
-from hpcserve.router import Router
+from hpcserve.router.router import Router
 from hpcserve.types import (
     EngineInfo,
     LoadReport,

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from hpcserve.config.models import RouterConfig
-from hpcserve.router import Router
+from hpcserve.router.router import Router
 from hpcserve.types import (
     BlocksStored,
     KvEventBatch,

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcserve.config.models import RouterConfig
-from hpcserve.router import Router
 from hpcserve.router.lasting import OutputLengths
+from hpcserve.router.router import Router
 from hpcserve.types import Assignment, RequestId, Role, RouteRequest, WorkerId, WorkerInfo, WorkerState
 
 NOW = 1000.0

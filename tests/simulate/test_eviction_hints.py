@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from hpcserve.engine.mock import block_pool
-from hpcserve.router import Router
+from hpcserve.router.router import Router
 from hpcserve.simulate import replay
 from hpcserve.types import WorkerId
 

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from hpcserve.router import Router
 from hpcserve.router.rates import Rates
+from hpcserve.router.router import Router
 from hpcserve.simulate import replay
 
 

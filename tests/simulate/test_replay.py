@@ -6,7 +6,7 @@ import pytest
 from hpcserve.engine.mock.leap import LeapingScheduler
 from hpcserve.engine.mock.timing import TimingModel
 from hpcserve.errors import ConfigError
-from hpcserve.router import Router
+from hpcserve.router.router import Router
 from hpcserve.simulate import replay
 from hpcserve.types import WorkerId
 
