@@ -1,9 +1,12 @@
 """Fixtures that several suites share."""
 
+import os
+
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.fixtures_deployment", "tests.fixtures_devcluster"]
 
 # The clock of a busy machine says nothing about the code.
-settings.register_profile("hpcserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("hpcserve")
+settings.register_profile("hpcserve", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", settings.get_profile("hpcserve"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "hpcserve"))

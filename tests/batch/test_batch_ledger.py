@@ -72,7 +72,7 @@ def test_what_is_finished_is_not_done_again(directory: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_a_crash_at_any_byte_each_is_there_once(directory: Path, data: st.DataObject) -> None:
     """A crash keeps some beginning of each file, and there may be garbage behind it."""
     shutil.rmtree(directory / "work", ignore_errors=True)

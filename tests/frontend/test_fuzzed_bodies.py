@@ -73,7 +73,7 @@ INPUTS = (
 )
 RESPONSES = _bodies(ResponsesBody, {"model": MODEL, "input": INPUTS}, LIKELY)
 EMBEDDINGS = _bodies(EmbeddingsBody, {"model": MODEL, "input": PROMPTS}, LIKELY)
-RELAXED = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from hpcserve.frontend.site import start_site
 from hpcserve.jobs import JobStore
 
 BOUNDED = settings(
-    max_examples=25,
+    max_examples=10,
     derandomize=True,
     database=None,
     deadline=None,

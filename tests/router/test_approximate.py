@@ -196,4 +196,4 @@ class ApproximateAgainstTimes(RuleBasedStateMachine):
 
 
 TestApproximateAgainstTimes = ApproximateAgainstTimes.TestCase
-TestApproximateAgainstTimes.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestApproximateAgainstTimes.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

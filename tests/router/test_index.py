@@ -104,7 +104,7 @@ TestIndexAgainstSets = IndexAgainstSets.TestCase
 TestCrowdedIndex = CrowdedIndex.TestCase
 TestOutgrowingIndex = OutgrowingIndex.TestCase
 TestIndexAgainstSets.settings = TestCrowdedIndex.settings = TestOutgrowingIndex.settings = settings(
-    max_examples=50, stateful_step_count=30, deadline=None
+    max_examples=25, stateful_step_count=30, deadline=None
 )
 
 

@@ -206,7 +206,7 @@ accidents = st.one_of(
 
 
 @given(st.lists(accidents, max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_whatever_happens_to_messages_the_index_is_exact_again_soon_after(history):
     sender = Sender()
     for what, blocks in history:

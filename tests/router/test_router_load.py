@@ -229,7 +229,7 @@ ROLES = {"a": Role.BOTH, "b": Role.BOTH, "p": Role.PREFILL, "d": Role.DECODE}
 
 
 @given(history=st.lists(steps, max_size=40), policy=st.sampled_from(["random", "round_robin", "least_loaded", "kv"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_loads_are_never_negative_and_end_at_zero(bench, history, policy):
     made = bench(policy=policy)
     for step in history:

@@ -222,7 +222,7 @@ NUMBERS = st.sampled_from(ABSURD) | st.floats() | st.integers(-(10**40), 10**40)
 NAMES = WorkDone.__struct_fields__
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.dictionaries(st.sampled_from(NAMES), NUMBERS), NUMBERS, NUMBERS), max_size=20))
 def test_nonsense_neither_raises_nor_starves_a_worker_nor_feeds_it_everything(reports):
     rates = Rates(PRIOR)

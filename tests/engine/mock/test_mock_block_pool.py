@@ -90,7 +90,7 @@ class PoolAgainstOwners(RuleBasedStateMachine):
 
 
 TestPoolAgainstOwners = PoolAgainstOwners.TestCase
-TestPoolAgainstOwners.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestPoolAgainstOwners.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def named(pool, *names):
@@ -222,7 +222,7 @@ class TwoLists:
         self.kept = [name for name in self.kept if name not in names]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.tuples(chains, st.integers(0, SIZE // 2), st.booleans()), max_size=40))
 def test_with_hints_it_is_two_lists(sequences):
     pool, model = BlockPool(SIZE), TwoLists()

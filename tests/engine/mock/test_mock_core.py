@@ -225,7 +225,7 @@ def test_lower_priority_numbers_run_first(virtual):
     assert core.times[soon] < core.times[late]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     work=st.lists(st.tuples(st.integers(1, 120), st.integers(1, 60), st.integers(0, 2)), min_size=1, max_size=12),
     num_blocks=st.integers(12, 30),

@@ -69,7 +69,7 @@ requests = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(requests, min_size=1, max_size=8))
 def test_leaps_are_the_steps_they_stand_for(arrivals):
     leaping, leaping_names, _ = drive(arrivals, leaps=True)
