@@ -25,7 +25,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": MESSAGES}),
     ("/v1/chat/completions", {"messages": MESSAGES, "n": 3, "logprobs": True, "top_logprobs": 2}),
     ("/v1/chat/completions", {"messages": MESSAGES, "return_token_ids": True, "stop": ["e"]}),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "long " * 200_000}]}),
+    ("/v1/chat/completions", {"messages": MESSAGES, "response_format": {"type": "json_object"}}),  # not of the mock
     ("/v1/completions", {"prompt": ["one", "two two"], "echo": True}),
     ("/v1/completions", {"prompt": [5, 6, 7], "n": 2, "logprobs": 1}),
     ("/v1/responses", {"input": "What is a batch?", "max_output_tokens": 16}),
