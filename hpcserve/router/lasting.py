@@ -8,6 +8,7 @@ what the request may generate at most.
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 
 from hpcserve.router.fleet import Fleet
 from hpcserve.router.load import LoadBook
@@ -19,6 +20,7 @@ _QUANTILE = 0.9
 _NUM_KEPT = 256
 _NUM_TO_TRUST = 20
 _SURE = 10.0  # times what an idle worker takes: whoever has that left need not be looked at closely
+_LONG_SHARE = 0.5  # of what is left of the longest job: one worker alone would get all that nobody lasts for
 
 
 class OutputLengths:
@@ -53,9 +55,10 @@ class Lasting:
         self.lengths = OutputLengths()
 
     def among(self, workers: list[WorkerInfo], num_tokens: int, max_tokens: int, now: float) -> list[WorkerInfo]:
-        """Return those that last for a prompt of `num_tokens` and its answer; all if none does: it will be moved.
+        """Return those that last for a prompt of `num_tokens` and its answer.
 
-        With `max_tokens` 0 only the prompt is computed there.
+        If none does, those that last long, beside the others: it will be moved, but not soon. With `max_tokens` 0 only
+        the prompt is computed there.
         """
         if not self._fleet.has_ends:
             return workers
@@ -66,12 +69,19 @@ class Lasting:
             left_s = None if info.ends_at is None else info.ends_at - self._leave_s - now
             if left_s is None or left_s > sure_s or self._needs_s(info, num_tokens, num_output) <= left_s:
                 lasting.append(info)
-        return lasting or workers
+        return lasting or _longest(workers, now)
 
     def _needs_s(self, info: WorkerInfo, num_tokens: int, num_output: int) -> float:
         load, engine = self._book.of(info.worker), info.engine
         kv_share = min(1.0, load.blocks / engine.num_kv_blocks) if engine and engine.num_kv_blocks > 0 else 1.0
         return _seconds(self._rates.of(info.worker), load.queued_tokens + num_tokens, num_output, kv_share)
+
+
+def _longest(workers: list[WorkerInfo], now: float) -> list[WorkerInfo]:
+    """Return those whose jobs go on for long, of workers whose jobs all end."""
+    left = [max(0.0, info.ends_at - now) if info.ends_at is not None else inf for info in workers]
+    least = _LONG_SHARE * max(left, default=0.0)
+    return [info for info, left_s in zip(workers, left, strict=True) if left_s >= least]
 
 
 def _seconds(timing: Timing, num_prompt: int, num_output: int, kv_share: float) -> float:
