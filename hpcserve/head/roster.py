@@ -209,9 +209,8 @@ class Roster:
         known = self._infos.get(info.worker)
         if known is None:
             return info
-        return msgspec.structs.replace(
-            info, job_id=known.job_id or info.job_id, ends_at=known.ends_at if info.ends_at is None else info.ends_at
-        )
+        ends_at = info.ends_at if known.ends_at is None else known.ends_at  # the queue is read oftener
+        return msgspec.structs.replace(info, job_id=known.job_id or info.job_id, ends_at=ends_at)
 
     def _is_over(self, worker: WorkerId) -> bool:
         info = self._infos.get(worker)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+
 from hpcserve.comm.protocol import Announcement
 from hpcserve.types import BlockHash, BlocksCleared, BlocksStored, KvEventBatch, RequestId, RouteRequest, WorkerId
 from tests.head.conftest import World
@@ -38,3 +40,21 @@ async def test_a_worker_that_left_the_scheduler_is_not_assigned_to_but_not_over(
 async def test_announcements_of_a_worker_nobody_launched_are_harmless(world: World) -> None:
     assert world.roster.hear(batch(WorkerId("stranger"), 1, 1), "d") in (True, False)
     assert world.router.stats().indexed_blocks == 0
+
+
+async def test_an_agents_end_counts_until_the_queue_was_read_and_the_queues_after_that(world: World) -> None:
+    job_id, *_ = await world.bring_up()
+    worker = world.cluster.specs[job_id].worker
+    info = world.roster.get(worker)
+    assert info is not None
+    assert info.ends_at is None
+
+    def end_after_saying(end: float) -> float | None:
+        said = msgspec.structs.replace(info, ends_at=end)
+        world.roster.hear(Announcement(worker=worker, info=said), "d")
+        known = world.roster.get(worker)
+        return None if known is None else known.ends_at
+
+    assert end_after_saying(5000.0) == 5000.0
+    world.roster.update_job(worker, ends_at=3000.0)
+    assert end_after_saying(5000.0) == 3000.0, "a limit was changed, or a preemption came"
