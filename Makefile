@@ -9,6 +9,9 @@ COMMANDS := slurmctld munged mpirun mpicc wrk chromium curl
 # Debian's own python3 comes without what makes virtual environments
 VENV_PACKAGE := $(shell $(PYTHON) -c 'import ensurepip' 2>/dev/null || echo python3-venv)
 
+# Images for containers often set it. Here it would have every process of every run rewrite and compile the tests again.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install packages demo test test-fast check format bench chaos clean
 
