@@ -4,7 +4,8 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.fixtures_deployment", "tests.fixtures_devcluster"]
+# One definition each: a fixture of a session that modules import is made again for each of them.
+pytest_plugins = ["tests.contract.models", "tests.fixtures_deployment", "tests.fixtures_devcluster"]
 
 # The clock of a busy machine says nothing about the code.
 settings.register_profile("hpcserve", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

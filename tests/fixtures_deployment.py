@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,19 @@ def run_hpcserve(*arguments: str, env: dict[str, str], check: bool = False) -> s
 @pytest.fixture
 def state_root() -> Iterator[Path]:
     """A short path: sockets live under it."""
+    with temporary_state_root() as root:
+        yield root
+
+
+@contextmanager
+def temporary_state_root() -> Iterator[Path]:
+    """Make a directory for state directories; nothing of theirs may run at its end."""
     root = Path(tempfile.mkdtemp(prefix="hs-"))
-    yield root
-    left = processes_of(root)
-    shutil.rmtree(root, ignore_errors=True)
+    try:
+        yield root
+    finally:
+        left = processes_of(root)
+        shutil.rmtree(root, ignore_errors=True)
     assert not left, f"still running: {left}"
 
 
@@ -71,6 +81,20 @@ def env(state_root: Path) -> dict[str, str]:
 @pytest.fixture
 def deploy(env: dict[str, str]) -> Iterator[Callable[..., Deployment]]:
     """Bring deployments up, and down at the end, by force if the test did not."""
+    with deploying(env) as up:
+        yield up
+
+
+@pytest.fixture(scope="module")
+def deploy_shared() -> Iterator[Callable[..., Deployment]]:
+    """The same for deployments that all tests of a module use and leave as they are: to bring one up takes seconds."""
+    with temporary_state_root() as root, deploying(os.environ | {"HPCSERVE_STATE_DIR": str(root)}) as up:
+        yield up
+
+
+@contextmanager
+def deploying(env: dict[str, str]) -> Iterator[Callable[..., Deployment]]:
+    """Yield what brings a deployment up; each is taken down at the end, by force if it still runs."""
     made: list[Deployment] = []
 
     def up(*arguments: str, name: str = "t") -> Deployment:

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.models import tiny_model  # noqa: F401
-
 TRACE = Path(__file__).parents[1] / "data" / "mooncake_conversation_200.jsonl"
 COMMAND = [sys.executable, "-c", "from hpcserve.cli import main; main(prog_name='hpcserve')"]
 CACHE = ("--set", "engine.vllm.args.kv_cache_memory_bytes=268435456")  # 32,768 tokens: filled in seconds
@@ -28,7 +26,7 @@ def hpcserve(*args: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def file(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("timing") / "timing.json"
     hpcserve("bench", "--model", str(tiny_model), *CACHE, "--max-prompt", "1024", "-o", str(path))
     return path

@@ -9,7 +9,6 @@ import pytest
 import pytest_asyncio
 
 from tests.contract.engine_subjects import Subject, make_config, make_context, make_subject_engine, start_subject
-from tests.contract.models import tiny_model  # noqa: F401
 
 VLLM = pytest.param("vllm", marks=[pytest.mark.real, pytest.mark.vllm])
 

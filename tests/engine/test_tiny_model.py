@@ -9,7 +9,7 @@ import pytest
 
 from hpcserve.engine.tiny_model import CONTEXT, VOCAB_SIZE, make_tiny_model
 from hpcserve.errors import ConfigError
-from tests.contract.models import make_in_child, tiny_model  # noqa: F401
+from tests.contract.models import make_in_child
 
 
 def test_a_directory_that_holds_something_is_refused(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.real
 @pytest.mark.vllm
-def test_it_has_what_a_server_reads(tiny_model: Path) -> None:  # noqa: F811
+def test_it_has_what_a_server_reads(tiny_model: Path) -> None:
     config = json.loads((tiny_model / "config.json").read_text())
     assert (config["max_position_embeddings"], config["vocab_size"]) == (CONTEXT, VOCAB_SIZE)
     tokenizer = json.loads((tiny_model / "tokenizer_config.json").read_text())
@@ -41,7 +41,7 @@ def test_it_has_what_a_server_reads(tiny_model: Path) -> None:  # noqa: F811
 
 @pytest.mark.real
 @pytest.mark.vllm
-def test_it_is_the_same_every_time(tiny_model: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_it_is_the_same_every_time(tiny_model: Path, tmp_path: Path) -> None:
     make_in_child(tmp_path / "again")
     for file in tiny_model.iterdir():
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name

@@ -23,7 +23,6 @@ import pytest_asyncio
 from hpcserve.config import Config
 from hpcserve.types import EngineOutput, EngineRequest, RequestId, Sampling
 from tests.contract.engine_subjects import Subject, make_context, make_subject_engine, start_subject, tokens
-from tests.contract.models import tiny_model  # noqa: F401
 
 pytestmark = [pytest.mark.gpu, pytest.mark.real, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
 

@@ -17,14 +17,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.contract.models import marked_model
 from tests.system.conftest import Deployment
 from tests.system.vllm_cases import CASES, REASONING_CASES, Case
 from tests.system.vllm_comparison import ACCEPTED, Answer, Comparison
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
-
-__all__ = ["marked_model"]  # a fixture
 
 TEMPLATE = """\
 {{ bos_token }}{% if tools %}<|system|>
@@ -46,8 +43,8 @@ def template(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def vllm_server(model: Path, template: Path, log: Path, *arguments: str) -> Iterator[str]:
-    """Run `vllm.entrypoints.openai.api_server` and yield the address of its API."""
+def vllm_server(model: Path, template: Path, log: Path, *arguments: str) -> Iterator[Callable[[], str]]:
+    """Run `vllm.entrypoints.openai.api_server`; yield what waits for it and returns the address of its API."""
     port = free_port()
     settings = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "TORCH_COMPILE_DISABLE": "1"}
     flags = {
@@ -59,9 +56,13 @@ def vllm_server(model: Path, template: Path, log: Path, *arguments: str) -> Iter
     with log.open("wb") as output:
         env = os.environ | settings | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
-    try:
+
+    def endpoint() -> str:
         wait_for(process, f"http://127.0.0.1:{port}/health", log)
-        yield f"http://127.0.0.1:{port}/v1"
+        return f"http://127.0.0.1:{port}/v1"
+
+    try:
+        yield endpoint
     finally:
         process.terminate()
         try:
@@ -120,10 +121,10 @@ async def test_answers_have_the_fields_order_and_contents_of_vllms_own_server(
     deploy: Callable[..., Deployment], marked_model: Path, template: Path, tmp_path: Path
 ) -> None:
     flags = ("--cluster", "local", "--nodes", "1", "--model", str(marked_model), *SETTINGS)
-    deployment = deploy(*flags, "--set", "model.tool_parser=hermes", "--set", f"model.chat_template={template}")
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
-    with vllm_server(marked_model, template, tmp_path / "vllm.log", *tools) as endpoint:
-        comparison = await compare(deployment, endpoint, CASES)
+    with vllm_server(marked_model, template, tmp_path / "vllm.log", *tools) as endpoint:  # both start side by side
+        deployment = deploy(*flags, "--set", "model.tool_parser=hermes", "--set", f"model.chat_template={template}")
+        comparison = await compare(deployment, endpoint(), CASES)
     assert not comparison.differences, "\n\n".join(comparison.differences)
     assert len(CASES) >= 40
     assert comparison.num_joined <= len(CASES) // 4
@@ -139,7 +140,7 @@ async def test_reasoning_is_told_apart_as_by_vllms_own_server(
 ) -> None:
     flags = ("--cluster", "local", "--nodes", "1", "--model", str(marked_model), *SETTINGS)
     parser = ("--set", "model.tool_parser=none", "--set", "model.reasoning_parser=deepseek_v3")
-    deployment = deploy(*flags, *parser, "--set", f"model.chat_template={template}")
     with vllm_server(marked_model, template, tmp_path / "vllm.log", "--reasoning-parser", "deepseek_v3") as endpoint:
-        comparison = await compare(deployment, endpoint, REASONING_CASES)
+        deployment = deploy(*flags, *parser, "--set", f"model.chat_template={template}")
+        comparison = await compare(deployment, endpoint(), REASONING_CASES)
     assert not comparison.differences, "\n\n".join(comparison.differences)

@@ -85,8 +85,12 @@ def runner_of(deployment: Deployment) -> int | None:
     return None
 
 
-def test_the_client_has_a_batch_answered(deploy: Callable[..., Deployment]) -> None:
-    deployment = deploy(*FLAGS)
+@pytest.fixture(scope="module")
+def deployment(deploy_shared: Callable[..., Deployment]) -> Deployment:
+    return deploy_shared(*FLAGS)
+
+
+def test_the_client_has_a_batch_answered(deployment: Deployment) -> None:
     too_long = {**lines(1)[0], "custom_id": "long"}
     too_long["body"] = {**too_long["body"], "messages": [{"role": "user", "content": "x" * 200_000}]}
     with client_of(deployment) as client:
@@ -105,8 +109,7 @@ def test_the_client_has_a_batch_answered(deploy: Callable[..., Deployment]) -> N
         assert answers(client, done.error_file_id)["long"]["response"]["status_code"] == 400
 
 
-def test_wrong_lines_are_told_by_their_numbers(deploy: Callable[..., Deployment]) -> None:
-    deployment = deploy(*FLAGS)
+def test_wrong_lines_are_told_by_their_numbers(deployment: Deployment) -> None:
     wrong = lines(3)
     wrong[1]["body"]["model"] = "none"
     wrong[2]["custom_id"] = "r0"
@@ -118,8 +121,7 @@ def test_wrong_lines_are_told_by_their_numbers(deploy: Callable[..., Deployment]
     assert found == [(2, "model_not_found"), (3, "duplicate_custom_id")]
 
 
-def test_a_batch_goes_on_after_its_runner_was_killed(deploy: Callable[..., Deployment]) -> None:
-    deployment = deploy(*FLAGS)
+def test_a_batch_goes_on_after_its_runner_was_killed(deployment: Deployment) -> None:
     with client_of(deployment) as client:
         made = submit(client, lines(1000, num_tokens=100))
         killed = None
@@ -157,8 +159,7 @@ def test_files_and_batches_outlive_a_head_that_was_killed(deploy: Callable[..., 
             assert set(answers(client, done.output_file_id)) == {f"r{number}" for number in range(num)}
 
 
-def test_a_cancelled_batch_ends_within_seconds_and_keeps_its_answers(deploy: Callable[..., Deployment]) -> None:
-    deployment = deploy(*FLAGS)
+def test_a_cancelled_batch_ends_within_seconds_and_keeps_its_answers(deployment: Deployment) -> None:
     with client_of(deployment) as client:
         made = submit(client, lines(400, num_tokens=300))
         wait(client, made.id, lambda batch: batch.request_counts.completed >= 20)  # type: ignore[union-attr]

@@ -53,8 +53,12 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_more_than_may_wait_are_refused_and_the_others_served(deploy: Callable[..., Deployment]) -> None:
-    deployment = deploy(*SLOW)
+@pytest.fixture(scope="module")
+def deployment(deploy_shared: Callable[..., Deployment]) -> Deployment:
+    return deploy_shared(*SLOW)
+
+
+async def test_more_than_may_wait_are_refused_and_the_others_served(deployment: Deployment) -> None:
     async with session_for(deployment.endpoint, "none") as session:
         replies = await asyncio.gather(*(ask(session, f"client {number}") for number in range(12)))
         served = [each for each in replies if each.status == 200]
@@ -67,8 +71,7 @@ async def test_more_than_may_wait_are_refused_and_the_others_served(deploy: Call
         assert await metric(session, "hpcserve_queue_seconds_sum") > 2
 
 
-async def test_who_hangs_up_while_waiting_never_reaches_the_engine(deploy: Callable[..., Deployment]) -> None:
-    deployment = deploy(*SLOW)
+async def test_who_hangs_up_while_waiting_never_reaches_the_engine(deployment: Deployment) -> None:
     async with session_for(deployment.endpoint, "none") as session:
 
         async def num_taken() -> float:

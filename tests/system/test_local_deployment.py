@@ -32,6 +32,12 @@ def local(deploy: Callable[..., Deployment]) -> Callable[..., Deployment]:
     return lambda *arguments: deploy(*LOCAL, *arguments)
 
 
+@pytest.fixture(scope="module")
+def two(deploy_shared: Callable[..., Deployment]) -> Deployment:
+    """Two workers, for tests that leave them as they are."""
+    return deploy_shared(*LOCAL, "--nodes", "2")
+
+
 def get(url: str, key: str | None = None) -> tuple[int, Any]:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
@@ -68,9 +74,8 @@ def test_the_openai_client_works_against_prefill_and_decode_workers(local: Calla
     deployment.hpcserve("down")
 
 
-async def test_the_async_openai_client_streams_many_at_once(local: Callable[..., Deployment]) -> None:
-    deployment = local("--nodes", "2")
-    async with openai.AsyncOpenAI(base_url=deployment.endpoint, api_key="none") as client:
+async def test_the_async_openai_client_streams_many_at_once(two: Deployment) -> None:
+    async with openai.AsyncOpenAI(base_url=two.endpoint, api_key="none") as client:
 
         async def chat(number: int) -> str:
             stream = await client.chat.completions.create(
@@ -110,13 +115,12 @@ async def test_each_deployment_mode_serves(
         assert num_missed < len(cached) / 2
 
 
-def test_the_dask_dashboard_shows_the_workers(local: Callable[..., Deployment]) -> None:
-    deployment = local("--nodes", "2")
-    url = deployment.up["dashboard"]
+def test_the_dask_dashboard_shows_the_workers(two: Deployment) -> None:
+    url = two.up["dashboard"]
     assert url.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(url.replace("/hpcserve", "/info/main/workers.html"), timeout=10) as page:
         text = page.read().decode()
-    assert all(worker["id"] in text for worker in deployment.up["workers"])
+    assert all(worker["id"] in text for worker in two.up["workers"])
     with urllib.request.urlopen(url, timeout=10) as page:
         assert page.status == 200
 
@@ -248,17 +252,16 @@ def test_ctrl_c_ends_an_attached_deployment_with_a_receipt_and_nothing_left(
     assert "worker-hours, 1 worker, " in printed
 
 
-async def test_a_client_that_hangs_up_frees_the_engine_within_a_second(local: Callable[..., Deployment]) -> None:
-    deployment = local("--nodes", "1")
+async def test_a_client_that_hangs_up_frees_the_engine_within_a_second(two: Deployment) -> None:
     chat = Chat()
-    async with session_for(deployment.endpoint, "none") as session:
+    async with session_for(two.endpoint, "none") as session:
         running = asyncio.create_task(stream_chat(session, "go on", max_tokens=5000, model="mock", chat=chat))
         while chat.num_chunks < 5:
             await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     async with asyncio.timeout(2):  # a second, and what asking costs
-        while next(iter(deployment.status()["workers"]))["load"]["num_running"]:
+        while any(worker["load"]["num_running"] for worker in two.status()["workers"]):
             await asyncio.sleep(0.05)
 
 

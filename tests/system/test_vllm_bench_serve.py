@@ -12,10 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.models import tiny_model
 from tests.system.conftest import Deployment
-
-__all__ = ["tiny_model"]  # a fixture
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(240)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -15,40 +14,19 @@ import aiohttp
 import openai
 import pytest
 
-from tests.contract.models import tiny_model
 from tests.fixtures_devcluster import DevCluster
 from tests.system.chats import Chat, session_for, stream_chat, stream_chats, stream_chats_while
 from tests.system.conftest import Deployment
+from tests.system.vllm_alone import Alone, Reply, complete, unlike_prompts
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 
-__all__ = ["tiny_model"]  # a fixture
 
-MAX_TOKENS = 24
-
-
-def prompts() -> list[list[int]]:
-    """Twenty prompts of 50 to 3,000 tokens, as token ids of the small model."""
-    choice = random.Random(7)
-    lengths = [50, 3000, *(choice.randrange(50, 3000) for _ in range(18))]
-    return [[choice.randrange(300, 2000) for _ in range(length)] for length in lengths]
-
-
-async def complete(session: aiohttp.ClientSession, prompt: list[int]) -> tuple[list[int], str]:
-    """Return the reply's token ids as far as the API tells them (by text and count) and its text."""
-    body = {"model": "tiny", "prompt": prompt, "max_tokens": MAX_TOKENS, "temperature": 0, "ignore_eos": True}
-    async with session.post("completions", json=body | {"logprobs": 0}) as response:
-        answer = await response.json()
-        assert response.status == 200, answer
-    choice = answer["choices"][0]
-    return choice["logprobs"]["tokens"], choice["text"]
-
-
-async def replies(deployment: Deployment, *, at_once: bool) -> list[tuple[list[int], str]]:
+async def replies(deployment: Deployment, *, at_once: bool) -> list[Reply]:
     async with session_for(deployment.endpoint, deployment.key) as session:
         if at_once:
-            return list(await asyncio.gather(*(complete(session, prompt) for prompt in prompts())))
-        return [await complete(session, prompt) for prompt in prompts()]
+            return list(await asyncio.gather(*(complete(session, prompt) for prompt in unlike_prompts())))
+        return [await complete(session, prompt) for prompt in unlike_prompts()]
 
 
 async def metric(deployment: Deployment, name: str, pool: str) -> float:
@@ -68,14 +46,12 @@ async def settled(deployment: Deployment, name: str, pool: str, at_least: float)
 
 
 async def test_disaggregated_replies_equal_aggregated_ones_token_for_token(
-    deploy: Callable[..., Deployment], tiny_model: Path
+    deploy: Callable[..., Deployment], alone: Alone, tiny_model: Path
 ) -> None:
     arguments = ("--cluster", "local", "--model", str(tiny_model), "--set", "model.name=tiny")
-    aggregated = deploy(*arguments, "--nodes", "1", name="agg")
-    expected = await replies(aggregated, at_once=False)
-    aggregated.hpcserve("down")
+    expected = alone.to_unlike
     disaggregated = deploy(*arguments, "--prefill", "1", "--decode", "1", name="dis")
-    num_tokens = sum(len(prompt) for prompt in prompts())
+    num_tokens = sum(len(prompt) for prompt in unlike_prompts())
     assert await replies(disaggregated, at_once=False) == expected
     pulled = await settled(disaggregated, "hpcserve_worker_kv_pulled_tokens_total", "decode", num_tokens * 0.9)
     assert pulled <= num_tokens

@@ -9,12 +9,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.contract.models import tiny_model
 from tests.system.conftest import Deployment
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
-
-__all__ = ["tiny_model"]  # a fixture
 
 TEXTS = ["def add(a, b):\n    return a + b\n", "import os", "class Tree:\n" + "    left = right = None\n" * 30]
 

@@ -9,16 +9,16 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.contract.kv_sides import mpirun
-from tests.contract.models import tiny_model
 from tests.system.conftest import HPCSERVE, Deployment, run_hpcserve
-from tests.system.test_vllm_deployment import check_hanging_up, metric, prompts, replies, settled
+from tests.system.test_vllm_deployment import check_hanging_up, metric, replies, settled
+from tests.system.vllm_alone import Alone, unlike_prompts
 
 pytestmark = [
     pytest.mark.real,
@@ -28,8 +28,6 @@ pytestmark = [
         shutil.which("mpirun") is None or importlib.util.find_spec("mpi4py") is None, reason="needs mpirun and mpi4py"
     ),
 ]
-
-__all__ = ["tiny_model"]  # a fixture
 
 UP_TIMEOUT_S = 180.0
 END_TIMEOUT_S = 40.0
@@ -76,20 +74,17 @@ def _wait_for_serving(process: subprocess.Popen[bytes], env: dict[str, str], log
 
 
 async def test_disaggregated_replies_over_mpi_equal_aggregated_ones_token_for_token(
-    deploy: Callable[..., Deployment], env: dict[str, str], tiny_model: Path, tmp_path: Path
+    alone: Alone, env: dict[str, str], tiny_model: Path, tmp_path: Path
 ) -> None:
     arguments = ("--model", str(tiny_model), "--set", "model.name=tiny")
-    aggregated = deploy("--cluster", "local", *arguments, "--nodes", "1", name="agg")
-    expected = await replies(aggregated, at_once=False)
-    aggregated.hpcserve("down")
     pools = ("--prefill", "1", "--decode", "1", "--set", "kv.transport=mpi", "--set", "cluster.interface=lo")
     with in_ranks(env, tmp_path / "up.log", *arguments, *pools) as deployment:
         engines = [worker["engine"] for worker in deployment.status()["workers"]]
         assert [engine["kv_transport"] for engine in engines] == ["mpi", "mpi"]
-        assert await replies(deployment, at_once=False) == expected
-        num_tokens = sum(len(prompt) for prompt in prompts())
+        assert await replies(deployment, at_once=False) == alone.to_unlike
+        num_tokens = sum(len(prompt) for prompt in unlike_prompts())
         pulled = await settled(deployment, "hpcserve_worker_kv_pulled_tokens_total", "decode", num_tokens * 0.9)
         assert pulled <= num_tokens
-        assert await replies(deployment, at_once=True) == expected
+        assert await replies(deployment, at_once=True) == alone.to_unlike
         assert await metric(deployment, "hpcserve_worker_kv_pull_failures_total", "decode") == 0
         await check_hanging_up(deployment)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -12,26 +11,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.contract.models import tiny_model
 from tests.system.chats import session_for, stream_chats, stream_chats_while
 from tests.system.conftest import Deployment
 from tests.system.test_moving import num_moved
-from tests.system.test_vllm_deployment import complete, metric, settled
+from tests.system.test_vllm_deployment import metric, settled
+from tests.system.vllm_alone import SHARED, Alone, complete, sharing_prompts
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 
-__all__ = ["tiny_model"]  # a fixture
-
-SHARED = 2000  # tokens
 SOON = ("--set", "cluster.drain_timeout_s=0.5")  # no stream ends by itself while its worker drains
-TAILS = (1500, 40, 70, 100, 130, 160)  # the first keeps the holder of the prefix computing
-
-
-def prompts() -> list[list[int]]:
-    """The shared prefix alone, and then with one tail each."""
-    choice = random.Random(23)
-    shared, *tails = ([choice.randrange(300, 2000) for _ in range(length)] for length in (SHARED, *TAILS))
-    return [shared, *(shared + tail for tail in tails)]
 
 
 async def counter(deployment: Deployment, name: str) -> float:
@@ -44,23 +32,19 @@ async def counter(deployment: Deployment, name: str) -> float:
 
 
 async def test_a_prefix_is_pulled_from_the_worker_that_is_busy_and_no_token_changes(
-    deploy: Callable[..., Deployment], tiny_model: Path
+    deploy: Callable[..., Deployment], alone: Alone, tiny_model: Path
 ) -> None:
     arguments = ("--cluster", "local", "--model", str(tiny_model), "--set", "model.name=tiny")
-    alone = deploy(*arguments, "--nodes", "1", name="alone")
-    async with session_for(alone.endpoint, alone.key) as session:
-        expected = [await complete(session, prompt) for prompt in prompts()]
-    assert await counter(alone, "hpcserve_prefix_pulls_total") == 0
-    alone.hpcserve("down")
+    assert alone.num_pulls == 0
     deployment = deploy(*arguments, "--nodes", "2", "--set", "router.pull_latency_ms=0", *SOON, name="pulls")
     assert [worker["engine"]["kv_transport"] for worker in deployment.status()["workers"]] == ["nixl"] * 2
-    first, *others = prompts()
+    first, *others = sharing_prompts()
     async with session_for(deployment.endpoint, deployment.key) as session:
         replies = [await complete(session, first)]
         # Reports follow the KV events that came before them, so by then the head knows who holds the prefix.
         await settled(deployment, "hpcserve_worker_prompt_tokens_total", "both", SHARED)
         replies += await asyncio.gather(*(complete(session, prompt) for prompt in others))
-    assert replies == expected
+    assert replies == alone.to_sharing
     num_pulls = await counter(deployment, "hpcserve_prefix_pulls_total")
     assert num_pulls >= 1, deployment.log("head")
     assert await counter(deployment, "hpcserve_lost_prefix_pulls_total") == 0
