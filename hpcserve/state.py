@@ -229,13 +229,19 @@ class StateDir:
         Raises `DeploymentError` also where the disk is full.
         """
         self._make(self.path)
-        with _locked(self.path / "up.lock", f"deployment {self.name!r} is being started by another hpcserve up"):
+        lock = self.path / "up.lock"
+        with _locked(lock, f"deployment {self.name!r} is being started by another hpcserve up"):
             try:
                 yield
             except OSError as err:
                 raise DeploymentError(
                     f"cannot start in the state directory {self.path}: {err.strerror or err}"
                 ) from err
+            finally:
+                if not self.exists():  # refused, and never started before
+                    lock.unlink(missing_ok=True)
+                    with suppress(OSError):
+                        self.path.rmdir()
 
     def _make(self, directory: Path) -> None:
         try:
