@@ -28,6 +28,7 @@ from hpcserve.types import EngineOutput, EngineRequest
 _CONNECT_TIMEOUT_S = 10.0
 _CHECK_S = 1.0
 _MAX_HASHES = 1024  # of a unit's shared blocks; what is beyond tells the head little more
+_BROKEN = (OSError, TimeoutError, ValueError)  # the last is tornado's where a connection ends as TLS begins on it
 _RETRIES = 1  # by Dask, where an engine died under a task; a lost worker's it counts itself
 
 DASK_CONFIG = {
@@ -74,7 +75,7 @@ class UnitTasks:
             )
             try:
                 await client
-            except (OSError, TimeoutError) as err:
+            except _BROKEN as err:
                 await client.close()
                 raise ConnectionLost(f"the scheduler at {head.scheduler} cannot be reached: {err}") from err
             self._client = client

@@ -37,7 +37,7 @@ def num_of(role: str, deployment: Deployment) -> int:
     return list(roles(deployment).values()).count(role)
 
 
-async def until(what: Callable[[], bool], timeout_s: float = 40.0) -> None:
+async def until(what: Callable[[], bool], timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not await asyncio.to_thread(what):
         assert time.monotonic() < deadline, "it did not happen"
