@@ -57,9 +57,10 @@ def _print_sight(seen: Observation) -> None:
     print_columns(rows)
     wanted = " + ".join(f"{size} {pool}" for pool, size in seen.sizes.items())
     wait = "" if not seen.wait_s else f"; one takes {seen.wait_s:.0f} s to come"
+    room = ", for room on a decode worker" if seen.wants_room else ""
     click.echo(
         f"\nwanted: {wanted}{wait}\n"
-        f"waiting: {seen.num_waiting} requests, {seen.waiting_ms / 1000:.1f} s of prompts\n"
+        f"waiting: {seen.num_waiting} requests, {seen.waiting_ms / 1000:.1f} s of prompts{room}\n"
         f"in the last {seen.interval_s:.1f} s: {seen.num_arrived} requests, {seen.arrived_ms / 1000:.1f} s of prompts; "
         f"TTFT p90 {_ms(seen.ttft_p90_ms)}, ITL p90 {_ms(seen.itl_p90_ms)}"
     )

@@ -51,11 +51,13 @@ class Need(msgspec.Struct, frozen=True, kw_only=True):
 
     prefill: int = 0  # aggregated: to compute prompts
     decode: int = 0  # aggregated: to decode
+    least_prefill: int = 0  # fewer do not keep up, and more and more wait
+    least_decode: int = 0
     total: int = 0  # disaggregated: of both together; aggregated: whichever is more
     total_now: int = 0  # the same of the last interval alone
     offered: float = 0.0  # workers that would be computing prompts all the time
     kv: float = 0.0  # caches that decoding fills
-    backlog_s: float = 0.0  # of prompts that wait
+    backlog_s: float = 0.0  # of prompts that wait to be computed
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ of Pollaczek and Khinchine. What waits already is more work, to be done within a
 from __future__ import annotations
 
 from collections import deque
-from math import exp
+from math import exp, floor, inf
 
 import msgspec
 
@@ -51,10 +51,14 @@ class Demand:
         offered = work_s / sum(each.interval_s for each in last) * (1.0 if is_split else _MIXED_STEP)
         kv = sum(kv_of(each.of(decoding, ready=True)) for each in last) / len(last)
         prefill = self._prefill(last, offered, work_s)
-        decode = self._decode(newest, newest.of(decoding, ready=True), kv, 0.0 if is_split else offered)
+        workers, shared = newest.of(decoding, ready=True), 0.0 if is_split else offered
+        least_decode = self._least_decode(newest, workers, kv, shared)
+        decode = max(least_decode, self._decode(newest, workers, kv, shared))
         return Need(
             prefill=prefill,
             decode=decode,
+            least_prefill=floor(offered) + 1,
+            least_decode=least_decode,
             total=prefill + decode if is_split else max(prefill, decode),
             offered=round(offered, 3),
             kv=round(kv, 3),
@@ -68,6 +72,10 @@ class Demand:
         ttft_s = self._config.ttft_ms / 1000
         wait_s = max(_LEAST_WAIT_SHARE * ttft_s, _TTFT_SHARE * ttft_s - (work_s / num if num else 0.0))
         return workers_for(offered + last[-1].backlog_ms / 1000 / DRAIN_S, stretched_s, wait_s)
+
+    def _least_decode(self, seen: Observation, workers: list[Sight], kv: float, offered: float) -> int:
+        least = workers_to_decode(kv, len(workers), offered, seen.decode_scale, inf)
+        return max(least, len(workers) + 1) if seen.wants_room else least
 
     def _decode(self, seen: Observation, workers: list[Sight], kv: float, offered: float) -> int:
         num = workers_to_decode(kv, len(workers), offered, seen.decode_scale, self._config.itl_ms)

@@ -34,6 +34,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     arrived_squares: float = 0.0  # of those, in ms^2, added up
     num_waiting: int = 0  # requests for which no worker was chosen yet, those of batches too
     waiting_ms: float = 0.0  # to compute their prompts
+    wants_room: bool = False  # some of them wait for room on a decode worker, while a prefill worker is free
     gap_ms: float | None = None  # mean time between two tokens of a request, as engines measured; None: no tokens
     decode_scale: float = 1.0  # time of the workers' decode steps over the published one; the median
     ttft_p90_ms: float | None = None  # None: no token came
@@ -58,8 +59,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def backlog_ms(self) -> float:
-        """To compute all prompts that wait, be it for a worker or on one."""
-        return self.waiting_ms + sum(each.queued_ms for each in self.workers)
+        """To compute all prompts that wait to be computed, be it for a worker or on one."""
+        return (0.0 if self.wants_room else self.waiting_ms) + sum(each.queued_ms for each in self.workers)
 
     @property
     def is_quiet(self) -> bool:

@@ -54,6 +54,7 @@ class Observer:
             arrived_squares=offered.work_squares - before.work_squares,
             num_waiting=self._router.num_waiting + self._router.num_backfilling,
             waiting_ms=self._router.outlook.waiting_ms,
+            wants_room=self._router.outlook.wants_room,
             gap_ms=self._gap_ms(infos),
             decode_scale=self._decode_scale(infos),
             ttft_p90_ms=_p90_ms(news.ttft, TTFT_S),

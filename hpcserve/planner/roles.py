@@ -13,11 +13,19 @@ _WORTH = 1.15
 
 
 def best_split(need: Need, num: int, now: int) -> int:
-    """Return how many of `num` workers, at least 2, had better compute prompts; `now` do. Both roles keep one."""
+    """Return how many of `num` workers, at least 2, had better compute prompts; `now` do. Both roles keep one.
+
+    Splits that keep up with what comes are better than those that keep to the objectives in one role only.
+    """
     now = min(max(now, 1), num - 1)
     if _strain(need, now, num) <= 1:
         return now
-    best = min(range(1, num), key=lambda prefill: (_strain(need, prefill, num), abs(prefill - now)))
+    best = min(
+        range(1, num),
+        key=lambda prefill: (_excess(need, prefill, num), _strain(need, prefill, num), abs(prefill - now)),
+    )
+    if _excess(need, best, num) * _WORTH <= _excess(need, now, num):
+        return best
     return best if _strain(need, best, num) * _WORTH <= _strain(need, now, num) else now
 
 
@@ -43,6 +51,11 @@ def is_lame(seen: Observation) -> bool:
 def idlest_first(workers: Iterable[Sight]) -> list[Sight]:
     """Order workers by how little is lost with them."""
     return sorted(workers, key=lambda each: (each.num_requests, each.queued_ms, each.kv_usage, each.worker))
+
+
+def _excess(need: Need, prefill: int, num: int) -> float:
+    """Return what comes over what is kept up with, in the role where that is more; 1 if both keep up."""
+    return max(1.0, need.least_prefill / prefill, need.least_decode / (num - prefill))
 
 
 def _strain(need: Need, prefill: int, num: int) -> float:

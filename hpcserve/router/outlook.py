@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpcserve.router.load import LoadBook
+from hpcserve.router.placement import Placement
 from hpcserve.router.rates import Rates
 from hpcserve.router.stats import Counts, Offered
 from hpcserve.router.timing import Timing
@@ -13,9 +14,12 @@ from hpcserve.types import WorkerId
 class Outlook:
     """One router's, for whoever plans."""
 
-    def __init__(self, counts: Counts, waiting: WaitingRoom, book: LoadBook, rates: Rates) -> None:
+    def __init__(
+        self, counts: Counts, waiting: WaitingRoom, placement: Placement, book: LoadBook, rates: Rates
+    ) -> None:
         self._counts = counts
         self._waiting = waiting
+        self._placement = placement
         self._book = book
         self._rates = rates
 
@@ -28,6 +32,11 @@ class Outlook:
     def waiting_ms(self) -> float:
         """To compute the prompts of those for which no worker was chosen, those of batches left out. Policy `kv`."""
         return self._waiting.work_ms
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether some of those wait for KV blocks or a sequence of a decode worker, with a prefill worker free."""
+        return self._placement.wants_room and bool(len(self._waiting))
 
     def queued_ms(self, worker: WorkerId) -> float:
         """Return how long a known worker computes the prompts that are placed there, as predicted."""

@@ -78,6 +78,7 @@ class Placement:
         self._num_waiting = num_waiting
         self._num_per_hand = num_per_hand
         self._candidates = Candidates(book, rates)
+        self.wants_room = False  # somebody could have had a prefill worker, and no decode worker had room
 
     def choose_now(self, request: RouteRequest, now: float) -> Choice:
         """Choose whatever the loads are. Raises `Unavailable` if no worker is READY to decode."""
@@ -115,6 +116,7 @@ class Placement:
         columns = prefillers if is_split else decoders
         free = np.array([not self._book.of(info.worker).num_queued for info in columns])
         num_free = int(free.sum())
+        self.wants_room = is_split and not num_free and self.wants_room  # it stays as last seen with somebody free
         if not num_free and not is_split:
             return
         lines = waiting(MOST_AT_ONCE)
@@ -236,6 +238,7 @@ class Placement:
         able = self._lasting.among(able, request.num_tokens, request.max_tokens, now)
         able = [info for info in able if self._candidates.has_room(info, row.prompt)]
         if not able:
+            self.wants_room |= any(not self._book.of(info.worker).num_queued for info in prefillers)
             return None
         decode, is_remote = self._choose_decode(able, prefillers, row.prompt, request)
         if is_remote:

@@ -76,7 +76,7 @@ class Router:
         rule = backfill or BackfillRule()
         self._backfilling = Backfilling(rule, config.queue, self._fleet, self._book, self._placement)
         self._counts = Counts()
-        self.outlook = Outlook(self._counts, self._waiting, self._book, self._rates)
+        self.outlook = Outlook(self._counts, self._waiting, self._placement, self._book, self._rates)
 
     def update_worker(self, info: WorkerInfo) -> None:
         """Take a worker in, or its new state or role. A stopped or failed one is removed."""

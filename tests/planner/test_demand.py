@@ -52,6 +52,14 @@ def test_prompts_that_wait_need_more_workers_than_those_that_come(scene: Scene) 
     assert need.prefill >= calm.prefill + 2
 
 
+def test_prompts_that_wait_for_room_to_decode_need_no_more_workers_that_compute_them(scene: Scene) -> None:
+    workers = (sight(Role.PREFILL, 0), sight(Role.PREFILL, 1), sight(Role.DECODE, 0, kv_usage=0.99))
+    calm = Demand(CONFIG).take(scene.see(*workers, offered=0.5), is_split=True)
+    need = Demand(CONFIG).take(scene.see(*workers, offered=0.5, waiting_ms=16_000, wants_room=True), is_split=True)
+    assert (need.prefill, need.backlog_s) == (calm.prefill, 0)
+    assert need.decode == 2
+
+
 def test_long_prompts_that_vary_need_more_workers_than_equal_short_ones(scene: Scene) -> None:
     workers = (sight(Role.PREFILL, 0), sight(Role.DECODE, 0))
     short = Demand(CONFIG).take(scene.see(*workers, offered=2.0, prompt_ms=20), is_split=True)

@@ -96,6 +96,21 @@ def test_workers_show_what_waits_on_them_and_what_they_reported(router: Router) 
     assert (seen.num_wanted, seen.num_coming, seen.wait_s) == (3, 1, 30.0)
 
 
+def test_who_waits_for_room_to_decode_is_told_from_who_waits_to_be_computed(router: Router) -> None:
+    observer = Observer(CONFIG, router)
+    ask(router, "fills the one decode worker", 60_000)
+    router.place(100.0)
+    ask(router, "waits", 8000)
+    router.place(100.1)
+    assert not observer.observe(1.0, [], SIZES, Traffic()).wants_room, "the prefill worker is not free either"
+    router.prefill_done(RequestId("fills the one decode worker"))
+    router.place(100.2)
+    assert observer.observe(2.0, [], SIZES, Traffic()).wants_room
+    router.release(RequestId("fills the one decode worker"))
+    router.place(100.3)
+    assert not observer.observe(3.0, [], SIZES, Traffic()).wants_room
+
+
 def test_late_is_what_certainly_was_late(router: Router) -> None:
     observer = Observer(CONFIG, router)
     observer.observe(1.0, [], SIZES, traffic())

@@ -46,6 +46,13 @@ def test_workers_are_split_as_they_are_needed(prefill: int, decode: int, num: in
     assert best_split(Need(prefill=prefill, decode=decode), num, now) == best
 
 
+def test_a_split_that_keeps_up_is_better_than_one_that_is_late_in_one_role_only() -> None:
+    need = Need(prefill=2, decode=4, least_prefill=1, least_decode=3)
+    assert best_split(need, 4, 2) == 1, "with 2 and 2 more and more would wait to be decoded"
+    assert best_split(need, 4, 1) == 1
+    assert best_split(need, 6, 2) == 2
+
+
 def test_a_change_must_be_wanted_for_a_while_and_names_its_reason(scene: Scene) -> None:
     plans, workers = planner(), split(1, 3, kv_usage=0.05)
     first = plans.decide(scene.see(*workers, **HEAVY))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -53,17 +53,15 @@ async def load_until(
     first: int,
 ) -> list[Chat]:
     """Send chats one after another until something has become true, and return what they all said in the end."""
-    happened = asyncio.create_task(until(what))
-    async with session_for(deployment.endpoint, deployment.key) as session:
-        running: list[Awaitable[Chat]] = []
+    running: list[asyncio.Task[Chat]] = []
+    async with session_for(deployment.endpoint, deployment.key) as session, asyncio.TaskGroup() as group:
+        happened = group.create_task(until(what))
         while not happened.done():
             content = prompt(first + len(running), num_words)
             task = stream_chat(session, content, max_tokens=max_tokens, model="mock")
-            running.append(asyncio.create_task(task))
+            running.append(group.create_task(task))
             await asyncio.wait((happened,), timeout=every_s)
-        chats = list(await asyncio.gather(*running))
-    happened.result()
-    return chats
+    return [task.result() for task in running]
 
 
 async def again(deployment: Deployment, chats: list[Chat], *, num_words: int, max_tokens: int, first: int) -> list[str]:
