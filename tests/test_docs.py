@@ -118,7 +118,7 @@ def test_functions_and_files_that_a_page_names_exist(page: Path) -> None:
 
 
 def test_a_name_that_does_not_exist_is_noticed() -> None:
-    gone = "`frontend/gone.py` `frontend/chat.py:gone()` `Router.gone()` `gone()` `frontend/chat.py:ChatBody.x()`"
+    gone = "`frontend/gone.py` `frontend/chat/handlers.py:gone()` `Router.gone()` `gone()` `frontend/body.py:Body.x()`"
     assert len(wrong_names(gone)) == 5
 
 

@@ -18,14 +18,14 @@ from hpcserve.dispatch.dispatcher import unknown_status
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.dispatch.progress import failure
 from hpcserve.errors import DeploymentError, WorkerLost
+from hpcserve.frontend.access.key_ring import KeyRing
+from hpcserve.frontend.access.tenants import ANYBODY, Tenant
+from hpcserve.frontend.access.usage_recorder import UsageRecorder
 from hpcserve.frontend.backend import OnOutput, context_length, known_workers
 from hpcserve.frontend.context import Frontend
 from hpcserve.frontend.exposure import auth_required
-from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.offline import Prepared, answer, prepare
-from hpcserve.frontend.tenants import ANYBODY, Tenant
-from hpcserve.frontend.tokenizer import Tokenizer
-from hpcserve.frontend.usage_recorder import UsageRecorder
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.observability.metrics import ServiceMetrics
 from hpcserve.state import StateDir
 from hpcserve.types import Caller, EngineOutput, EngineRequest, RequestId, Status

@@ -14,11 +14,11 @@ from typing import Self, get_args
 from hpcserve.batch.lines import Item
 from hpcserve.config.models import Config
 from hpcserve.errors import ContextTooLong, HpcserveError
+from hpcserve.frontend.access.tenants import ANYBODY
 from hpcserve.frontend.backend import OnOutput
 from hpcserve.frontend.context import Frontend
 from hpcserve.frontend.offline import prepare
-from hpcserve.frontend.tenants import ANYBODY
-from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.observability.metrics import ServiceMetrics
 from hpcserve.types import Ability, Caller, EngineInfo, EngineRequest, Phase, Role, Status, WorkerId, WorkerInfo
 from hpcserve.types import WorkerState as State

@@ -129,7 +129,7 @@ def _check(config: Config, given: dict[str, Any]) -> int:
     from hpcserve.batch.check import check_input
     from hpcserve.batch.text_lengths import counted_texts
     from hpcserve.cli.batch_run import make_reader
-    from hpcserve.frontend.model_files import context_of
+    from hpcserve.frontend.prompts.model_files import context_of
     from hpcserve.serve.start import check_model
 
     check_model(config)

@@ -89,7 +89,7 @@ class Standalone:
 
     def models(self) -> dict[str, int | None]:
         """Return the model that it will serve, with its context in tokens where that is known before."""
-        from hpcserve.frontend.model_files import context_of
+        from hpcserve.frontend.prompts.model_files import context_of
 
         return {self.config.served_name: context_of(self.config.model)}
 

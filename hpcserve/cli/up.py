@@ -126,7 +126,7 @@ def _announce(state: StateDir, status: Status, *, needs_key: bool, as_json: bool
 
 def _banner(state: StateDir, status: Status, needs_key: bool) -> str:
     from hpcserve.cli.banner import banner
-    from hpcserve.frontend.certificate import is_self_signed
+    from hpcserve.frontend.server.certificate import is_self_signed
 
     cert = state.read_config().frontend.tls_cert
     trusted = cert if cert is not None and is_self_signed(cert) else None

@@ -9,23 +9,23 @@ from aiohttp import web
 from hpcserve.config.models import Config
 from hpcserve.errors import BodyTooLarge
 from hpcserve.frontend import probes
-from hpcserve.frontend.auth import require_key
+from hpcserve.frontend.access.auth import require_key
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.frontend.backend import Backend
 from hpcserve.frontend.batches.handlers import cancel_batch, create_batch, get_batch, list_batches
 from hpcserve.frontend.body import check_declared_size
-from hpcserve.frontend.chat import create_chat_completion
-from hpcserve.frontend.completions import create_completion
+from hpcserve.frontend.chat.handlers import create_chat_completion
+from hpcserve.frontend.completions.handlers import create_completion
 from hpcserve.frontend.context import FRONTEND, Frontend
-from hpcserve.frontend.description import Description
+from hpcserve.frontend.description.routes import Description
 from hpcserve.frontend.embeddings import create_embeddings
 from hpcserve.frontend.errors import guard
 from hpcserve.frontend.files.handlers import create_file, delete_file, get_content, get_file, list_files
-from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.frontend.messages.handlers import count_tokens, create_message
 from hpcserve.frontend.page import Page
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.frontend.responses.handlers import create_response
 from hpcserve.frontend.status import HISTORY, NUM_POINTS, keep_history, show_status
-from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.tokenizing import detokenize, tokenize
 from hpcserve.jobs import JobStore
 from hpcserve.observability.history import History

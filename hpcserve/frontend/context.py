@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from hpcserve.config.models import Config
+from hpcserve.frontend.access.tenants import ANYBODY, Tenant
 from hpcserve.frontend.backend import Backend
-from hpcserve.frontend.tenants import ANYBODY, Tenant
-from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.jobs import JobStore
 from hpcserve.observability.metrics import ServiceMetrics
 from hpcserve.observability.tracing import OpenSpan, Tracer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpcserve.errors import Unsupported
 from hpcserve.frontend.admission import abilities
 from hpcserve.frontend.context import Frontend
-from hpcserve.frontend.conversation import template_variables
+from hpcserve.frontend.prompts.conversation import template_variables
 from hpcserve.frontend.schemas import ChatBody, GenerationBody
 from hpcserve.types import ChatParsing
 

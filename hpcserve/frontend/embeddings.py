@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from hpcserve.errors import BadRequest, ContextTooLong, EngineError
+from hpcserve.frontend.access.terms import Terms, terms_of
 from hpcserve.frontend.admission import admit
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.collecting import Collected, collect_job
@@ -22,7 +23,6 @@ from hpcserve.frontend.replies import PromptTokensDetails, Usage
 from hpcserve.frontend.replies.embeddings import Embedding, Embeddings, EmbeddingUsage
 from hpcserve.frontend.sampling import check_prompt
 from hpcserve.frontend.schemas.embeddings import EMBEDDINGS, EmbeddingsBody
-from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.unsupported import strip_unsupported
 from hpcserve.frontend.validation import validate
 from hpcserve.types import EngineRequest, RequestId, Sampling

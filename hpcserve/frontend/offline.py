@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 
-from hpcserve.frontend.chat import chat_job
-from hpcserve.frontend.chat_reply import chat_reply
+from hpcserve.frontend.access.tenants import Tenant
+from hpcserve.frontend.access.terms import AsksForTerms, Terms, tenant_terms
+from hpcserve.frontend.chat.handlers import chat_job
+from hpcserve.frontend.chat.reply import chat_reply
 from hpcserve.frontend.collecting import Collected, collect
-from hpcserve.frontend.completions import completion_job, completion_reply
+from hpcserve.frontend.completions.handlers import completion_job, completion_reply
 from hpcserve.frontend.context import Frontend, RequestRecord
 from hpcserve.frontend.embeddings import embeddings_job, embeddings_reply, parse_embeddings
 from hpcserve.frontend.generation import Job
@@ -24,8 +26,6 @@ from hpcserve.frontend.replies import Usage
 from hpcserve.frontend.responses.answer import whole_response
 from hpcserve.frontend.responses.handlers import response_job
 from hpcserve.frontend.responses.validation import parse_responses
-from hpcserve.frontend.tenants import Tenant
-from hpcserve.frontend.terms import AsksForTerms, Terms, tenant_terms
 from hpcserve.frontend.validation import parse_chat, parse_completion
 
 _Reply = Callable[[list[Collected], Usage], msgspec.Struct]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from hpcserve.errors import BadRequest, ContextTooLong
+from hpcserve.frontend.access.terms import Terms
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.frontend.schemas import GenerationBody
-from hpcserve.frontend.terms import Terms
-from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.types import ChatParsing, EngineRequest, RequestId, Sampling, StructuredOutput
 
 

@@ -9,11 +9,11 @@ from hpcserve.errors import BadRequest
 from hpcserve.frontend.admission import admit, check_model
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.context import FRONTEND, RECORD
-from hpcserve.frontend.conversation import conversation_of
 from hpcserve.frontend.errors import json_response
+from hpcserve.frontend.prompts.conversation import conversation_of
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.frontend.replies import Detokenized, Tokenized
 from hpcserve.frontend.schemas import TokenizeChatBody, TokenizeTextBody
-from hpcserve.frontend.tokenizer import Tokenizer
 from hpcserve.frontend.validation import parse_detokenize, parse_tokenize
 
 

@@ -21,14 +21,14 @@ from hpcserve.dispatch import Dispatcher
 from hpcserve.dispatch.agents import AgentPool
 from hpcserve.dispatch.head import HeadLink
 from hpcserve.errors import HpcserveError
+from hpcserve.frontend.access.key_ring import KeyRing
+from hpcserve.frontend.access.shared_limits import SharedMeter
+from hpcserve.frontend.access.usage_recorder import UsageRecorder
 from hpcserve.frontend.app import make_app
-from hpcserve.frontend.certificate import server_tls
 from hpcserve.frontend.exposure import auth_required
-from hpcserve.frontend.key_ring import KeyRing
-from hpcserve.frontend.shared_limits import SharedMeter
-from hpcserve.frontend.site import Site, start_site
-from hpcserve.frontend.tokenizer import Tokenizer
-from hpcserve.frontend.usage_recorder import UsageRecorder
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
+from hpcserve.frontend.server.certificate import server_tls
+from hpcserve.frontend.server.site import Site, start_site
 from hpcserve.garbage import collect_rarely
 from hpcserve.jobs import JobStore, jobs_directory
 from hpcserve.keys import KeyFile

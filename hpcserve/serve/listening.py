@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.errors import ConfigError, DeploymentError, StartError
-from hpcserve.frontend.certificate import server_tls
 from hpcserve.frontend.exposure import is_loopback
-from hpcserve.frontend.unix_socket import check_unix_socket
+from hpcserve.frontend.server.certificate import server_tls
+from hpcserve.frontend.server.unix_socket import check_unix_socket
 from hpcserve.records import HeadRecord
 
 log = logging.getLogger(__name__)

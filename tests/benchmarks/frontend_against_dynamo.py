@@ -169,7 +169,7 @@ async def engine_ttft_s(model: Path) -> float:
     from hpcserve.config import Config
     from hpcserve.engine.mock import MockEngine
     from hpcserve.engine.protocol import EngineContext
-    from hpcserve.frontend.tokenizer import Tokenizer
+    from hpcserve.frontend.prompts.tokenizer import Tokenizer
     from hpcserve.types import EngineRequest, RequestId, Role, Sampling, WorkerId
 
     config = Config.model_validate(

@@ -12,10 +12,10 @@ from fake_backend import FakeBackend
 
 from hpcserve.config.models import Config, FrontendConfig, ModelConfig
 from hpcserve.config.service_models import BatchesConfig
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.frontend.app import make_app
-from hpcserve.frontend.key_ring import KeyRing
-from hpcserve.frontend.site import start_site
-from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
+from hpcserve.frontend.server.site import start_site
 from hpcserve.jobs import JobStore
 from hpcserve.observability.metrics import ServiceMetrics
 

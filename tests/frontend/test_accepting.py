@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from hpcserve.frontend import accepting
-from hpcserve.frontend.accepting import Listener, bind
+from hpcserve.frontend.server import accepting
+from hpcserve.frontend.server.accepting import Listener, bind
 from tests.certificates import make_certificate
 
 NUM = 300

@@ -4,8 +4,8 @@ import pytest
 from fake_keys import FakeKeys, record
 
 from hpcserve.config.models import Config, SecurityConfig
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.frontend.exposure import auth_required
-from hpcserve.frontend.key_ring import KeyRing
 
 
 @pytest.fixture

@@ -164,8 +164,8 @@ async def test_prompt_and_output_over_the_context_are_refused_with_both_numbers(
 
 async def test_a_template_that_refuses_the_messages_is_a_bad_request(make_server):
     from hpcserve.config.builtin_tokenizer import builtin_tokenizer_json
-    from hpcserve.frontend.chat_template import ChatTemplate
-    from hpcserve.frontend.tokenizer import Tokenizer, _parse
+    from hpcserve.frontend.prompts.chat_template import ChatTemplate
+    from hpcserve.frontend.prompts.tokenizer import Tokenizer, _parse
 
     template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {})
     tokenizer = Tokenizer(_parse(builtin_tokenizer_json(), "test"), template)

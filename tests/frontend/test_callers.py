@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_keys import FakeKeys, record
 
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.types import Caller
 
 BODY = {"model": "mock", "messages": [{"role": "user", "content": "hi"}]}

@@ -10,8 +10,8 @@ import jinja2
 import pytest
 
 from hpcserve.errors import BadRequest
-from hpcserve.frontend.chat_template import ChatTemplate
-from hpcserve.frontend.conversation import conversation_of
+from hpcserve.frontend.prompts.chat_template import ChatTemplate
+from hpcserve.frontend.prompts.conversation import conversation_of
 from hpcserve.frontend.schemas import ChatBody
 
 TEMPLATES = {
@@ -100,7 +100,7 @@ def test_templates_see_documents_tools_and_how_hard_to_think():
 
 
 def test_the_syntax_tree_alone_decides_about_parts():
-    from hpcserve.frontend.content_format import content_format_of
+    from hpcserve.frontend.prompts.content_format import content_format_of
 
     tree = jinja2.Environment().parse("{% for m in messages %}{# for p in m.content #}{{ m.content }}{% endfor %}")
     assert content_format_of(tree) == "string"

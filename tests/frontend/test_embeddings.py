@@ -13,7 +13,7 @@ from fake_backend import CONTEXT, FakeBackend, embed, fail_after, speak
 from fake_keys import FakeKeys, record
 
 from hpcserve.errors import Unavailable
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.frontend.replies.embeddings import Embeddings
 
 PATH = "/v1/embeddings"

@@ -16,7 +16,7 @@ from hpcserve.frontend.app import make_app
 from hpcserve.frontend.responses.schemas import ResponsesBody
 from hpcserve.frontend.schemas import ChatBody, CompletionBody
 from hpcserve.frontend.schemas.embeddings import EmbeddingsBody
-from hpcserve.frontend.site import start_site
+from hpcserve.frontend.server.site import start_site
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -8,7 +8,7 @@ import pytest
 from fake_backend import FakeBackend, speak
 
 from hpcserve.config.models import ModelConfig
-from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.types import StructuredOutput
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -124,7 +124,7 @@ async def test_an_http_1_0_client_gets_the_events_unframed_until_the_end_of_the_
 async def test_closing_the_site_aborts_what_outlives_the_drain_timeout(make_server, tokenizer):
     from hpcserve.config.models import Config, FrontendConfig
     from hpcserve.frontend.app import make_app
-    from hpcserve.frontend.site import start_site
+    from hpcserve.frontend.server.site import start_site
 
     backend = FakeBackend(hang_after(["one"]))
     config = Config(frontend=FrontendConfig(drain_timeout_s=0.05))

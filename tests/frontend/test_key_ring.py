@@ -7,7 +7,7 @@ import pytest
 from fake_keys import FakeClock, FakeKeys, record
 
 from hpcserve.errors import DeploymentError, RateLimited, Unauthorized
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.keys import KeyFile
 from hpcserve.state import StateDir
 

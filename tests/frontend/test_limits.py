@@ -7,7 +7,7 @@ from fake_backend import FakeBackend, fail_after, hang_after
 from fake_keys import FakeClock, FakeKeys, record
 
 from hpcserve.errors import RateLimited, Unavailable
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.keys import Limits
 from hpcserve.limits import Meter, TokenBucket
 

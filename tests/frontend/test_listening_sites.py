@@ -17,10 +17,10 @@ from fake_backend import FakeBackend
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.errors import ConfigError, DeploymentError
 from hpcserve.frontend.app import make_app
-from hpcserve.frontend.certificate import is_self_signed, server_tls
-from hpcserve.frontend.site import Site, start_site
-from hpcserve.frontend.tokenizer import Tokenizer
-from hpcserve.frontend.unix_socket import check_unix_socket
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
+from hpcserve.frontend.server.certificate import is_self_signed, server_tls
+from hpcserve.frontend.server.site import Site, start_site
+from hpcserve.frontend.server.unix_socket import check_unix_socket
 from tests.certificates import DAY, make_certificate
 
 BODY = {"model": "mock", "prompt": "hi", "stream": True}

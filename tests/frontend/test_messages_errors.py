@@ -9,7 +9,7 @@ from fake_keys import FakeKeys, record
 from message_scripts import HI
 
 from hpcserve.errors import EngineError, Overloaded, Unavailable
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 
 
 async def test_errors_become_the_clients_exceptions(connect_anthropic):

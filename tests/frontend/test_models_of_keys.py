@@ -6,7 +6,7 @@ import openai
 import pytest
 from fake_keys import FakeKeys, record
 
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 
 
 @pytest.fixture

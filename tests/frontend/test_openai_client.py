@@ -9,7 +9,7 @@ import pytest
 from fake_backend import FakeBackend, fail_after, hang_after, ready_status, speak, speak_seed
 
 from hpcserve.errors import EngineError, Unavailable
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

@@ -11,10 +11,10 @@ from fake_backend import FakeBackend
 from fake_keys import FakeKeys, record
 
 from hpcserve.config.models import Config
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.frontend.app import make_app
-from hpcserve.frontend.key_ring import KeyRing
-from hpcserve.frontend.openapi import openapi_document
-from hpcserve.frontend.operations import OPERATIONS
+from hpcserve.frontend.description.openapi import openapi_document
+from hpcserve.frontend.description.operations import OPERATIONS
 from hpcserve.frontend.replies import (
     Alive,
     ChatCompletion,

@@ -19,9 +19,9 @@ from schemathesis import GenerationMode, checks
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.frontend.app import make_app
 from hpcserve.frontend.batches.schemas import BatchBody
-from hpcserve.frontend.openapi import openapi_document
-from hpcserve.frontend.operations import OPERATIONS, Operation
-from hpcserve.frontend.site import start_site
+from hpcserve.frontend.description.openapi import openapi_document
+from hpcserve.frontend.description.operations import OPERATIONS, Operation
+from hpcserve.frontend.server.site import start_site
 from hpcserve.jobs import JobStore
 
 BOUNDED = settings(

@@ -11,7 +11,7 @@ import pytest
 from fake_backend import FakeBackend, ready_status, speak, worker
 from fake_keys import FakeKeys, record
 
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.frontend.status import DeploymentStatus
 from hpcserve.types import Phase, Traffic, WorkerState
 

@@ -9,7 +9,7 @@ from fake_backend import FakeBackend, hang_after, ready_status, worker
 from hpcserve.config.models import Config
 from hpcserve.errors import StartError
 from hpcserve.frontend.app import make_app
-from hpcserve.frontend.site import start_site
+from hpcserve.frontend.server.site import start_site
 from hpcserve.types import Phase, WorkerState
 
 NOT_READY = {

@@ -11,7 +11,7 @@ from fake_backend import FakeBackend, fail_after, hang_after, speak, speak_parse
 from fake_keys import FakeKeys, record
 
 from hpcserve.errors import EngineError, Unavailable
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.types import ParsedDelta, ToolCallDelta
 
 TOOL = {

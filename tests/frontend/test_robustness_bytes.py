@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from hpcserve.config.models import Config, FrontendConfig
 from hpcserve.frontend.app import make_app
-from hpcserve.frontend.operations import OPERATIONS
-from hpcserve.frontend.site import start_site
+from hpcserve.frontend.description.operations import OPERATIONS
+from hpcserve.frontend.server.site import start_site
 
 T = TypeVar("T")
 

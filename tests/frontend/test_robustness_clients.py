@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 from fake_backend import FakeBackend, flood, hang_after, speak
 
-from hpcserve.frontend import body, connections, site, sse
+from hpcserve.frontend import body, sse
 from hpcserve.frontend.probes import live
+from hpcserve.frontend.server import connections, site
 from hpcserve.observability.metrics import ServiceMetrics
 
 HEAD = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -6,7 +6,7 @@ import pytest
 from fake_keys import FakeKeys, record
 from routed_mocks import RoutedMocks
 
-from hpcserve.frontend.key_ring import KeyRing
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.kv.hashing import hash_blocks
 
 PROMPT = list(range(1, 201))  # 6 full blocks of 32

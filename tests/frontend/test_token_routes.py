@@ -10,7 +10,7 @@ from fake_backend import ready_status
 
 from hpcserve.config.builtin_tokenizer import builtin_tokenizer_json
 from hpcserve.config.models import ModelConfig
-from hpcserve.frontend.tokenizer import Tokenizer
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 CHAT_IDS = [256, 258, *b"hi", 261, 259]

@@ -11,10 +11,10 @@ import pytest
 from hpcserve.config.builtin_tokenizer import builtin_tokenizer_json
 from hpcserve.config.models import ModelConfig
 from hpcserve.errors import BadRequest, ConfigError
-from hpcserve.frontend.chat_template import ChatTemplate
-from hpcserve.frontend.conversation import Conversation
+from hpcserve.frontend.prompts.chat_template import ChatTemplate
+from hpcserve.frontend.prompts.conversation import Conversation
+from hpcserve.frontend.prompts.tokenizer import Tokenizer
 from hpcserve.frontend.schemas import ChatMessage
-from hpcserve.frontend.tokenizer import Tokenizer
 
 USER = [{"role": "user", "content": "hi"}]
 
@@ -157,7 +157,7 @@ async def ids_of(model: ModelConfig, **options) -> list[int]:
 def test_the_frontend_loads_neither_vllm_nor_torch_nor_transformers():
     script = (
         "import sys, hpcserve.frontend.app; from hpcserve.config.models import ModelConfig;"
-        "from hpcserve.frontend.tokenizer import Tokenizer; Tokenizer.load(ModelConfig()).close();"
+        "from hpcserve.frontend.prompts.tokenizer import Tokenizer; Tokenizer.load(ModelConfig()).close();"
         "print([m for m in ('vllm', 'torch', 'transformers', 'distributed', 'dask', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=True)

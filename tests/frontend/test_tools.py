@@ -206,7 +206,7 @@ async def test_all_ready_engines_must_be_able(make_server):
 async def test_a_conversation_with_calls_reaches_the_template(make_server, tmp_path):
     from test_tokenizing import model_dir
 
-    from hpcserve.frontend.tokenizer import Tokenizer
+    from hpcserve.frontend.prompts.tokenizer import Tokenizer
 
     source = (
         "{{ tools[0].function.name }}{% for m in messages %}[{{ m.role }}|{{ m.content }}"

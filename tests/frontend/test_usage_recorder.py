@@ -10,8 +10,8 @@ import pytest
 from fake_keys import FakeKeys, record
 
 from hpcserve.errors import DeploymentError
-from hpcserve.frontend.key_ring import KeyRing
-from hpcserve.frontend.usage_recorder import UsageRecorder
+from hpcserve.frontend.access.key_ring import KeyRing
+from hpcserve.frontend.access.usage_recorder import UsageRecorder
 from hpcserve.observability.tenant_metrics import TenantCounts
 from hpcserve.usage import Usage
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from hpcserve.frontend.word_cache import WordCache
+from hpcserve.frontend.prompts.word_cache import WordCache
 
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
@@ -73,7 +73,7 @@ def test_the_tokens_are_those_of_the_library(family: str, text: str) -> None:
 
 
 def test_more_words_than_are_kept_are_tokenized_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpcserve.frontend.word_cache._MAX_WORDS", 10)
+    monkeypatch.setattr("hpcserve.frontend.prompts.word_cache._MAX_WORDS", 10)
     encoder = FAMILIES["llama3"]
     words = WordCache.of(encoder)
     assert words is not None

@@ -6,12 +6,12 @@ import msgspec
 from aiohttp import web
 
 from hpcserve.errors import Unsupported
+from hpcserve.frontend.access.terms import terms_of
 from hpcserve.frontend.admission import abilities, admit
 from hpcserve.frontend.body import read_object
-from hpcserve.frontend.chat import chat_job
+from hpcserve.frontend.chat.handlers import chat_job
 from hpcserve.frontend.collecting import collect_job
 from hpcserve.frontend.context import FRONTEND, RECORD, Frontend
-from hpcserve.frontend.conversation import conversation_of
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.messages.conversion import chat_body_of
 from hpcserve.frontend.messages.events import MessageEvents
@@ -19,8 +19,8 @@ from hpcserve.frontend.messages.message import message_of
 from hpcserve.frontend.messages.replies import TokenCount
 from hpcserve.frontend.messages.schemas import MessagesBody
 from hpcserve.frontend.messages.validation import parse_count_tokens, parse_messages
+from hpcserve.frontend.prompts.conversation import conversation_of
 from hpcserve.frontend.streaming import stream_job
-from hpcserve.frontend.terms import terms_of
 from hpcserve.frontend.validation import check_chat
 
 

@@ -8,8 +8,9 @@ import msgspec
 from aiohttp import web
 
 from hpcserve.errors import BadRequest
+from hpcserve.frontend.access.terms import Terms, terms_of
 from hpcserve.frontend.body import read_object
-from hpcserve.frontend.chat import chat_job
+from hpcserve.frontend.chat.handlers import chat_job
 from hpcserve.frontend.collecting import collect_job
 from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.errors import json_response
@@ -22,7 +23,6 @@ from hpcserve.frontend.responses.truncation import shortened
 from hpcserve.frontend.responses.validation import parse_responses
 from hpcserve.frontend.schemas import ChatBody
 from hpcserve.frontend.streaming import stream_job
-from hpcserve.frontend.terms import Terms, terms_of
 
 
 async def create_response(request: web.Request) -> web.StreamResponse:

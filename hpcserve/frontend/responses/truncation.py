@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpcserve.frontend.admission import admit
 from hpcserve.frontend.context import Frontend
-from hpcserve.frontend.conversation import conversation_of
+from hpcserve.frontend.prompts.conversation import conversation_of
 from hpcserve.frontend.schemas import ChatBody, ChatMessage
 
 _ROOM_SHARE = 8  # without a limit of its own, an answer gets at least this part of the context

@@ -12,10 +12,10 @@ from pathlib import Path
 from aiohttp import web
 
 from hpcserve.errors import StartError
-from hpcserve.frontend.accepting import ListeningSite, bind
-from hpcserve.frontend.connections import Runner
 from hpcserve.frontend.context import FRONTEND
-from hpcserve.frontend.unix_socket import make_room
+from hpcserve.frontend.server.accepting import ListeningSite, bind
+from hpcserve.frontend.server.connections import Runner
+from hpcserve.frontend.server.unix_socket import make_room
 
 _BACKLOG = 4096
 _KEEPALIVE_TIMEOUT_S = 75.0  # from one answer to the whole head of the next request, and to that of the first

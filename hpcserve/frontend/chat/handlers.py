@@ -7,20 +7,20 @@ import time
 import msgspec
 from aiohttp import web
 
+from hpcserve.frontend.access.terms import Terms, terms_of
 from hpcserve.frontend.admission import admit
 from hpcserve.frontend.body import read_object
-from hpcserve.frontend.chat_chunks import ChatChunks
-from hpcserve.frontend.chat_reply import chat_reply
+from hpcserve.frontend.chat.chunks import ChatChunks
+from hpcserve.frontend.chat.reply import chat_reply
 from hpcserve.frontend.collecting import collect_job
 from hpcserve.frontend.context import FRONTEND, Frontend
-from hpcserve.frontend.conversation import conversation_of
 from hpcserve.frontend.demands import chat_parsing, check_structure
 from hpcserve.frontend.errors import json_response
 from hpcserve.frontend.generation import Job
+from hpcserve.frontend.prompts.conversation import conversation_of
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, prompt_limit, sampling_of, truncated
 from hpcserve.frontend.schemas import ChatBody
 from hpcserve.frontend.streaming import stream_job
-from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.validation import check_chat, parse_chat
 
 

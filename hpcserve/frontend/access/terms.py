@@ -8,9 +8,9 @@ from typing import Protocol
 from aiohttp import web
 
 from hpcserve.errors import BadRequest
+from hpcserve.frontend.access.tenants import Tenant
 from hpcserve.frontend.context import RECORD
 from hpcserve.frontend.schemas import session_id
-from hpcserve.frontend.tenants import Tenant
 from hpcserve.types import Caller
 
 _SESSION_HEADER = "X-Session-ID"

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from hpcserve.frontend.docs_page import docs_page
+from hpcserve.frontend.description.docs_page import docs_page
+from hpcserve.frontend.description.openapi import openapi_document
 from hpcserve.frontend.errors import json_response
-from hpcserve.frontend.openapi import openapi_document
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"

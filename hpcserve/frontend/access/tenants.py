@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from hpcserve.errors import ModelNotFound
-from hpcserve.frontend.shared_limits import TenantMeter
+from hpcserve.frontend.access.shared_limits import TenantMeter
 from hpcserve.keys import OWNER, Limits
 from hpcserve.limits import Meter
 

@@ -17,10 +17,10 @@ import tokenizers
 
 from hpcserve.config.models import ModelConfig
 from hpcserve.errors import BadRequest, ConfigError
-from hpcserve.frontend import model_files
-from hpcserve.frontend.chat_template import ChatTemplate
-from hpcserve.frontend.conversation import Conversation
-from hpcserve.frontend.word_cache import WordCache
+from hpcserve.frontend.prompts import model_files
+from hpcserve.frontend.prompts.chat_template import ChatTemplate
+from hpcserve.frontend.prompts.conversation import Conversation
+from hpcserve.frontend.prompts.word_cache import WordCache
 
 T = TypeVar("T")
 Side = Literal["left", "right"]

@@ -14,11 +14,11 @@ from pydantic.json_schema import models_json_schema
 from hpcserve import __version__
 from hpcserve.errors import HpcserveError, RateLimited, Unauthorized, Unavailable
 from hpcserve.frontend import unsupported
+from hpcserve.frontend.description.operations import OPERATIONS, Operation
 from hpcserve.frontend.messages import schemas as message_schemas
 from hpcserve.frontend.messages.errors import is_message_path, message_error_status
 from hpcserve.frontend.messages.replies import MessageError
 from hpcserve.frontend.messages.schemas import CountTokensBody, MessagesBody
-from hpcserve.frontend.operations import OPERATIONS, Operation
 from hpcserve.frontend.replies import ErrorReply, Reply
 from hpcserve.frontend.responses.schemas import RESPONSES, ResponsesBody
 from hpcserve.frontend.schemas import Body, ChatBody, ChatMessage, CompletionBody, TokenizeChatBody

@@ -6,8 +6,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from hpcserve.errors import Unauthorized
+from hpcserve.frontend.access.key_ring import KeyRing
 from hpcserve.frontend.context import RECORD
-from hpcserve.frontend.key_ring import KeyRing
 from hpcserve.keys import OWNER, TENANT_HEADER
 
 _OPEN_ROUTES = frozenset({"/health", "/live", "/openapi.json", "/docs", "/", "/page/{name}"})

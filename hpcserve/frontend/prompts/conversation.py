@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from hpcserve.frontend.chat_template import ChatTemplate
+from hpcserve.frontend.prompts.chat_template import ChatTemplate
 from hpcserve.frontend.schemas import ChatBody, ChatMessage, TokenizeChatBody
 
 

@@ -8,10 +8,11 @@ import msgspec
 from aiohttp import web
 
 from hpcserve.errors import BadRequest
+from hpcserve.frontend.access.terms import Terms, terms_of
 from hpcserve.frontend.admission import admit
 from hpcserve.frontend.body import read_object
 from hpcserve.frontend.collecting import Collected, collect_job
-from hpcserve.frontend.completion_chunks import CompletionChunks
+from hpcserve.frontend.completions.chunks import CompletionChunks
 from hpcserve.frontend.context import FRONTEND, Frontend
 from hpcserve.frontend.demands import check_structure
 from hpcserve.frontend.errors import json_response
@@ -21,7 +22,6 @@ from hpcserve.frontend.replies import SYSTEM_FINGERPRINT, Completion, Completion
 from hpcserve.frontend.sampling import check_prompt, engine_requests, output_room, prompt_limit, sampling_of, truncated
 from hpcserve.frontend.schemas import CompletionBody
 from hpcserve.frontend.streaming import stream_job
-from hpcserve.frontend.terms import Terms, terms_of
 from hpcserve.frontend.validation import parse_completion
 from hpcserve.types import EngineRequest, Sampling
 

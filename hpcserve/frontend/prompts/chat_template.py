@@ -18,7 +18,7 @@ import jinja2.parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hpcserve.errors import BadRequest, ConfigError
-from hpcserve.frontend.content_format import content_format_of
+from hpcserve.frontend.prompts.content_format import content_format_of
 
 _CONTINUED = "<<the-message-to-be-continued-ends-here>> "  # a template that trims messages trims its space
 

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Protocol
 
 from hpcserve.errors import DeploymentError, Unauthorized
-from hpcserve.frontend.shared_limits import TenantMeter
-from hpcserve.frontend.tenants import Tenant, salt_key
+from hpcserve.frontend.access.shared_limits import TenantMeter
+from hpcserve.frontend.access.tenants import Tenant, salt_key
 from hpcserve.keys import OWNER, KeyRecord, Limits, Snapshot, Stamp, digest
 from hpcserve.limits import Clock, Meter
 

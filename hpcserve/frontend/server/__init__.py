@@ -1,0 +1,1 @@
+"""The HTTP server below the application: listening, connections, certificates. Knows nothing of the API."""
