@@ -45,8 +45,8 @@ demo: install ## prefill and decode engines on this machine, one streamed chat, 
 test: test-fast ## all tests that this machine can run; the real ones one after another, for they share it
 	$(BIN)/python -m pytest -m "real or gpu"
 
-test-fast: install ## the tests that need no real service, two at a time, about a minute
-	$(BIN)/python -m pytest -m "not real and not gpu" -n 2 --dist worksteal
+test-fast: install ## the tests that need no real service, three at a time, about a minute
+	$(BIN)/python -m pytest -m "not real and not gpu" -n 3 --dist worksteal
 
 check: install ## format, lint, types, layers
 	$(BIN)/ruff format --check

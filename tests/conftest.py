@@ -1,5 +1,6 @@
 """Fixtures that several suites share."""
 
+import gc
 import os
 
 from hypothesis import HealthCheck, settings
@@ -11,3 +12,9 @@ pytest_plugins = ["tests.contract.models", "tests.fixtures_deployment", "tests.f
 settings.register_profile("hpcserve", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", settings.get_profile("hpcserve"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "hpcserve"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of all later garbage collections: it is large, and it stays."""
+    gc.collect()
+    gc.freeze()

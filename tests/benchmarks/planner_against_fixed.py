@@ -1,12 +1,13 @@
 """The planner against every fixed fleet, in virtual time, on loads that change: worker-hours at the same goodput.
 
 Run: python -m tests.benchmarks.planner_against_fixed [--third-s 900] [--least 3] [--most 7] [--load step]
-     [--mode split]
+     [--mode split] [--from-workers 4] [--seed 2]
 
 `step`: made-up conversations (`synthetic_trace.py`) that come three times as often in the middle third. `shift`: the
 same step, and from the middle of it on short prompts with long answers instead of long ones with short answers.
 Aggregated fleets of every size and split ones of every size and split are replayed; the planner is given the smallest
-fleets to begin with, no word of what comes, and workers that take a minute to come. Needs no GPU and no cluster.
+fleets to begin with (`--from-workers`: such a fleet, and never fewer), no word of what comes, and workers that take a
+minute to come. Needs no GPU and no cluster.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def _compressed(at: float, third_s: float) -> float:
 
 
 def scenario(workers: int = 0, prefill: int = 0, decode: int = 0) -> Scenario:
-    planner = PlannerConfig(ttft_ms=TTFT_MS, itl_ms=ITL_MS, min_workers=1, max_workers=16, shrink_s=240.0)
+    """Return a fleet to be replayed as it is, or to begin with: the planner never goes below it."""
+    least = max(1, workers + prefill + decode)
+    planner = PlannerConfig(ttft_ms=TTFT_MS, itl_ms=ITL_MS, min_workers=least, max_workers=16, shrink_s=240.0)
     return Scenario(
         workers=workers,
         prefill=prefill,
@@ -108,6 +111,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--least", type=int, default=3, help="of the fixed fleets")
     parser.add_argument("--most", type=int, default=7)
+    parser.add_argument("--from-workers", type=int, default=0, help="that the planner begins with, and keeps")
     parser.add_argument("--load", nargs="+", choices=("step", "shift"), default=["step", "shift"])
     parser.add_argument("--mode", nargs="+", choices=("aggregated", "split"), default=["aggregated", "split"])
     args = parser.parse_args()
@@ -119,10 +123,10 @@ def main() -> None:
                 f"\n{name}, {mode}: {len(load):,} requests in {3 * args.third_s:,.0f} s, objectives {GOAL}", flush=True
             )
             if mode == "aggregated":
-                compare(load, [scenario(workers=num) for num in numbers], scenario(workers=1))
+                compare(load, [scenario(workers=num) for num in numbers], scenario(workers=max(1, args.from_workers)))
             else:
                 splits = [scenario(prefill=p, decode=num - p) for num in numbers for p in range(1, num)]
-                compare(load, splits, scenario(prefill=1, decode=1))
+                compare(load, splits, scenario(prefill=1, decode=max(1, args.from_workers - 1)))
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def read_label(directory: Path) -> str:
 @pytest.fixture(
     params=[
         "local_cluster",
-        "mpi_cluster",
+        pytest.param("mpi_cluster", marks=[pytest.mark.real]),
         pytest.param("mpirun_cluster", marks=[pytest.mark.real]),
         pytest.param("slurm_cluster", marks=[pytest.mark.real, pytest.mark.slurm]),
     ],

@@ -20,6 +20,8 @@ from hpcserve.cluster.rank_protocol import Rendezvous, read_rendezvous, write_re
 from hpcserve.errors import ClusterError
 from tests.cluster.conftest import STAND_IN, Logs, make_spec, make_state, mpi_config, until
 
+pytestmark = pytest.mark.real
+
 ROOT = Path(__file__).parents[2]
 
 

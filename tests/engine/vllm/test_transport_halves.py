@@ -15,7 +15,11 @@ from hpcserve.engine.vllm.transport_worker import TransportWorker
 from hpcserve.types import KvHandle
 from tests.engine.vllm.loop_transport import Loop, LoopTransport
 
-torch = pytest.importorskip("torch")
+
+def torch() -> Any:
+    """Return PyTorch, which takes long to load: not while tests are collected."""
+    return pytest.importorskip("torch")
+
 
 BLOCK = 4  # tokens
 NUM_BLOCKS = 32
@@ -43,9 +47,9 @@ class Request:
 class Engine:
     """Both halves of one engine, with a cache of which the test says who has which blocks."""
 
-    def __init__(self, loop: Loop, clock: Clock, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, loop: Loop, clock: Clock, *, dtype: str = "float32") -> None:
         self.transport = LoopTransport(loop)
-        self.cache = torch.zeros(2, NUM_BLOCKS, BLOCK, 8, dtype=dtype)
+        self.cache = torch().zeros(2, NUM_BLOCKS, BLOCK, 8, dtype=getattr(torch(), dtype))
         self.scheduler = TransportScheduler("mpi", BLOCK, keep_every_s=KEEP_EVERY_S, clock=clock)
         self.worker = TransportWorker(self.transport, 0, lease_s=LEASE_S, clock=clock)
         self.worker.register({"layer": self.cache}, NUM_BLOCKS, BLOCK)
@@ -72,7 +76,7 @@ class Engine:
         """Compute a prompt that fills `blocks`, and return the parameters of its handle."""
         request = Request(name, len(blocks) * BLOCK, {"do_remote_decode": True})
         self.schedule(request, blocks)
-        self.cache[:, blocks] = torch.randn(2, len(blocks), BLOCK, 8).to(self.cache.dtype)
+        self.cache[:, blocks] = torch().randn(2, len(blocks), BLOCK, 8).to(self.cache.dtype)
         self.step()
         is_kept, params = self.scheduler.request_finished(request, blocks)
         assert is_kept
@@ -107,7 +111,7 @@ def test_blocks_arrive_and_are_given_back_by_their_source(engines: list[Engine])
     assert one.step() == (set(), set())
     assert two.schedule(Request("d", 12, params), [7, 1, 2]) == 12
     assert pull_all(two) == {"d"}
-    assert torch.equal(two.cache[:, [7, 1, 2]], one.cache[:, [3, 4, 9]])
+    assert torch().equal(two.cache[:, [7, 1, 2]], one.cache[:, [3, 4, 9]])
     assert not two.failed
     assert one.step() == ({"p"}, set())
     assert one.step() == (set(), set())
@@ -199,7 +203,7 @@ def test_only_what_is_missing_is_pulled(engines: list[Engine]) -> None:
     params = one.prefill("p", [3, 4, 9])
     assert two.schedule(Request("d", 12, params), [7, 1, 2], num_cached=8) == 4
     pull_all(two)
-    assert torch.equal(two.cache[:, 2], one.cache[:, 9])
+    assert torch().equal(two.cache[:, 2], one.cache[:, 9])
     assert not two.cache[:, [7, 1]].any()
 
 
@@ -208,7 +212,7 @@ def test_a_handle_for_the_beginning_of_a_prompt_pulls_that(engines: list[Engine]
     params = one.prefill("p", [3, 4]) | {"hpcserve_covered_tokens": 7}
     assert two.schedule(Request("d", 40, params), [7, 1, 2, 5]) == 7
     pull_all(two)
-    assert torch.equal(two.cache[:, [7, 1]], one.cache[:, [3, 4]])
+    assert torch().equal(two.cache[:, [7, 1]], one.cache[:, [3, 4]])
     assert not two.cache[:, [2, 5]].any()
 
 
@@ -264,7 +268,7 @@ def test_a_cache_of_another_kind_is_refused_with_the_reason(
     engines: list[Engine], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, _ = engines
-    half = Engine(one.transport._loop, clock, dtype=torch.float16)
+    half = Engine(one.transport._loop, clock, dtype="float16")
     assert half.schedule(Request("d", 12, one.prefill("p", [3, 4, 9])), [7, 1, 2]) == 0
     assert "laid out as" in caplog.text
     assert "float16" in caplog.text
@@ -287,7 +291,7 @@ def test_a_request_may_pull_and_hand_over(engines: list[Engine]) -> None:
     assert onward is not None
     one.schedule(Request("back", 12, onward), [20, 21, 22])
     pull_all(one)
-    assert torch.equal(one.cache[:, [20, 21, 22]], two.cache[:, [7, 1, 2]])
+    assert torch().equal(one.cache[:, [20, 21, 22]], two.cache[:, [7, 1, 2]])
 
 
 def test_leases_are_used_again_and_no_two_are_alike(engines: list[Engine]) -> None:
