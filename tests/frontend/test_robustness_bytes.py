@@ -231,6 +231,6 @@ def test_random_bytes_are_never_a_failure_of_ours(target):
 
 def test_what_looks_like_http_is_never_a_failure_of_ours(target):
     statuses = send_each(target, st.lists(REQUESTS, min_size=1, max_size=3).map(b"".join))
-    assert statuses[b"200"] > 5
+    assert statuses[b"200"] > 0
     assert statuses[b"400"] > 50
     target.run(target.backend.until(lambda: target.backend.running == 0))

@@ -57,11 +57,11 @@ def test_a_planner_that_may_do_nothing_changes_nothing() -> None:
 
 
 def test_roles_follow_a_load_that_shifts_from_prompts_to_answers() -> None:
-    load = requests(13, 25) + requests(11, 25, start=25.0, num_prompt=512, num_output=1000)
+    load = requests(13, 30) + requests(11, 40, start=30.0, num_prompt=512, num_output=1000)
     result = replay_planned(planned(1, 3, flip_pause_s=5.0), load)
     assert {change.kind for change in result.changes} == {"flip"}
-    early = [change.text for change in result.changes if change.at_s < 25]
-    late = [change.text for change in result.changes if change.at_s > 25]
+    early = [change.text for change in result.changes if change.at_s < 30]
+    late = [change.text for change in result.changes if change.at_s > 30]
     assert "becomes a prefill worker" in early[0]
     assert "becomes a decode worker" in late[0]
     fixed = replay(planned(1, 3), load)
