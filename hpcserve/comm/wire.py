@@ -8,12 +8,16 @@ knows nothing of who answers what; that is `channel`. Built on asyncio's own tra
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import msgspec
 
 _LENGTH_BYTES = 4
+_SILENCE_S = 20
+"""A connection whose other end acknowledges nothing for so long, not even that it is there, is over."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -51,6 +55,7 @@ class Wire(asyncio.Protocol):
         self._transport = both_ways = cast(asyncio.Transport, transport)  # uvloop's own classes derive from nothing
         both_ways.set_write_buffer_limits(high=0)
         both_ways.pause_reading()
+        _notice_silence(both_ways)
         host, port = transport.get_extra_info("peername")[:2]
         self.peer_address = f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"
         self._on_open(self)
@@ -126,3 +131,16 @@ class Wire(asyncio.Protocol):
             start = end
         if start < size:
             self._partial += view[start:]
+
+
+def _notice_silence(transport: asyncio.Transport) -> None:
+    """Have the kernel end a connection across which nothing comes any more: a node without power says no goodbye.
+
+    Its other end's kernel answers, however busy or stopped the process is. See tcp(7), and RFC 5482 for the timeout.
+    """
+    sock, tcp = transport.get_extra_info("socket"), socket.IPPROTO_TCP
+    with suppress(OSError):  # it is over already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(tcp, socket.TCP_KEEPIDLE, max(1, _SILENCE_S // 4))
+        sock.setsockopt(tcp, socket.TCP_KEEPINTVL, max(1, _SILENCE_S // 4))
+        sock.setsockopt(tcp, socket.TCP_USER_TIMEOUT, _SILENCE_S * 1000)

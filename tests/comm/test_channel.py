@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hpcserve.comm import wire
 from hpcserve.comm.channel import Channel, Listener, connect
 from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.errors import BadRequest, ConnectionLost, HpcserveError, Overloaded, RateLimited, Unavailable
+from tests.chaos import sockets
 
 
 class Recorder:
@@ -177,6 +180,17 @@ async def test_a_lost_connection_fails_the_calls_that_wait_and_tells_both_peers(
         await asyncio.wait_for(server.closed.wait(), 5)
         with pytest.raises(ConnectionLost):
             await channel.call("echo", 1, int, timeout_s=5)
+
+
+async def test_a_connection_over_which_nothing_comes_any_more_is_over(identity, monkeypatch) -> None:
+    monkeypatch.setattr(wire, "_SILENCE_S", 2)
+    async with pair(identity) as (channel, client, _):
+        await channel.call("echo", 1, int, timeout_s=5)
+        for each in sockets.connections_between([os.getpid()], [os.getpid()]):
+            sockets.swallow(each)
+        with pytest.raises(ConnectionLost, match="was lost"):
+            await channel.call("hang", None, int, timeout_s=30)
+        await asyncio.wait_for(client.closed.wait(), 5)
 
 
 async def test_a_call_without_an_answer_ends_at_its_bound(identity) -> None:
