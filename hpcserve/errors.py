@@ -171,6 +171,10 @@ class ClusterError(HpcserveError):
     exit_code = 4
 
 
+class ClusterAway(ClusterError):
+    """The cluster does not answer. What runs there goes on, and nothing is to be concluded about it."""
+
+
 class DeploymentError(HpcserveError):
     """A deployment of this name is already running, is not running, or its state directory is unusable."""
 

@@ -20,7 +20,7 @@ from hpcserve.cluster.slurm_output import (
     parse_start_estimate,
     plain_words,
 )
-from hpcserve.errors import ClusterError
+from hpcserve.errors import ClusterAway, ClusterError
 from hpcserve.types import EndCause
 
 _TIMEOUT_S = 30.0
@@ -29,13 +29,14 @@ _ENVIRONMENT = {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
 _PREFERENCES = ("SQUEUE_", "SINFO_", "SCANCEL_")  # a user's own filters and questions
 
 _NO_CONFIG = "Could not establish a configuration source"  # neither a slurm.conf nor a server that gives one
+_AWAY = ("unable to contact slurm controller", "socket timed out", "zero bytes were transmitted")
 _ALREADY_GONE = ("invalid job id", "already completing or completed", "not pending", "not running")
 
 
 async def run_slurm(*command: str, stdin: str = "", timeout_s: float = _TIMEOUT_S) -> tuple[str, str]:
     """Run one of Slurm's commands and return its output and error output.
 
-    Raises `ClusterError` if it is not there, says no, or does not answer within `timeout_s`.
+    Raises `ClusterError` if it is not there or says no, and of these `ClusterAway` if Slurm does not answer.
     """
     with tempfile.TemporaryFile() as given:  # no pipe: a command that ends without reading it would break one
         given.write(stdin.encode())
@@ -54,15 +55,17 @@ async def run_slurm(*command: str, stdin: str = "", timeout_s: float = _TIMEOUT_
         async with asyncio.timeout(timeout_s):
             out, problem = await process.communicate()
     except TimeoutError as err:
-        raise ClusterError(f"Slurm does not answer: {command[0]} took longer than {timeout_s:g} s") from err
+        raise ClusterAway(f"Slurm does not answer: {command[0]} took longer than {timeout_s:g} s") from err
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
     if process.returncode:
-        _refuse_without_config(command[0], problem.decode(errors="replace"))
-        raise ClusterError(f"{command[0]} failed: {plain_words(problem.decode(errors='replace'))}")
+        said = problem.decode(errors="replace")
+        _refuse_without_config(command[0], said)
+        is_away = any(words in said.lower() for words in _AWAY)
+        raise (ClusterAway if is_away else ClusterError)(f"{command[0]} failed: {plain_words(said)}")
     return out.decode(errors="replace"), problem.decode(errors="replace")
 
 

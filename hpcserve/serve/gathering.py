@@ -57,11 +57,11 @@ class Gathering:
 
 
 async def adopt_jobs(
-    cluster: Cluster, reconciler: Reconciler, records: Collection[JobRecord], *, is_planned: bool
+    cluster: Cluster | None, reconciler: Reconciler, records: Collection[JobRecord], *, is_planned: bool
 ) -> list[WorkerId]:
-    """Hand over the jobs of an earlier head; return the workers of those that run. Raises `ClusterError`.
+    """Hand over the jobs of an earlier head; return the workers of those that run, or may run.
 
-    Where a planner sizes the pools (`is_planned`) they keep the sizes that they had.
+    `cluster` None: it does not answer. Where a planner sizes the pools (`is_planned`) they keep the sizes they had.
     """
     if not records:
         return []
@@ -69,5 +69,7 @@ async def adopt_jobs(
         slots = {(each.pool, each.index) for each in records}
         reconciler.resize(Counter(pool for pool, _ in slots))
     reconciler.adopt(records)
+    if cluster is None:
+        return [each.worker for each in records]
     views = await cluster.observe()
     return [each.worker for each in records if views[each.job_id].state is JobState.RUNNING]

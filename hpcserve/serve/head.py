@@ -18,12 +18,13 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from hpcserve.cluster import Cluster
 from hpcserve.cluster.head_job import requeue_head
 from hpcserve.comm.address import LOOPBACK, announce_host
 from hpcserve.comm.protocol import FrontendInfo, StopRequest
 from hpcserve.comm.tls import security
 from hpcserve.config.models import Config
-from hpcserve.errors import ClusterError, HpcserveError
+from hpcserve.errors import ClusterAway, ClusterError, HpcserveError
 from hpcserve.garbage import collect_rarely, return_large_blocks
 from hpcserve.head import dashboard
 from hpcserve.observability.history import keep
@@ -140,11 +141,14 @@ class HeadProcess:
     async def _adopt(self, before: HeadRecord | None) -> list[WorkerId]:
         """Take over what a head has left that died. Return the workers that are about to join."""
         records = self._state.read_jobs()
+        cluster: Cluster | None = self._parts.cluster
         if before is not None:
-            records += await find_strays(self._parts.cluster.kind, self._state)
-        returning = await adopt_jobs(
-            self._parts.cluster, self._parts.reconciler, records, is_planned=self._config.planner.enabled
-        )
+            try:
+                records += await find_strays(self._parts.cluster.kind, self._state)
+            except ClusterAway as err:
+                log.warning("taking over what is on record, and looking for other jobs later: %s", err.message)
+                cluster = None
+        returning = await adopt_jobs(cluster, self._parts.reconciler, records, is_planned=self._config.planner.enabled)
         self._parts.frontends.adopt(self._state.read_frontends())
         return returning
 

@@ -9,7 +9,7 @@ from hpcserve.cluster import JobState, JobView, make_cluster
 from hpcserve.cluster.head_job import look_at_head
 from hpcserve.comm.channel import connect
 from hpcserve.comm.tls import Identity
-from hpcserve.errors import ConnectionLost
+from hpcserve.errors import ClusterAway, ConnectionLost
 from hpcserve.records import FrontendRecord, HeadRecord, JobRecord, Proc
 from hpcserve.serve.strays import find_strays
 from hpcserve.state import StateDir
@@ -37,8 +37,11 @@ class Leftovers:
         return " and ".join(parts) + (" are" if is_plural else " is") if parts else ""
 
 
-def find_leftovers(state: StateDir) -> Leftovers:
-    """Look. Raises `ClusterError` if Slurm has to be asked and does not answer."""
+def find_leftovers(state: StateDir, *, trusts_records: bool = False) -> Leftovers:
+    """Look. Raises `ClusterAway` if Slurm has to be asked and does not answer.
+
+    With `trusts_records` the jobs on record then count as there, where a head has died.
+    """
     if not state.exists():
         return Leftovers(head_is_alive=False, frontends=[], jobs=[])
     return Leftovers(
@@ -46,7 +49,7 @@ def find_leftovers(state: StateDir) -> Leftovers:
         or is_alive(state, state.read_spawned())
         or asyncio.run(head_job(state)) is not None,
         frontends=[each for each in state.read_frontends() if each.proc.is_alive],
-        jobs=asyncio.run(live_jobs(state)),
+        jobs=_jobs(state, trusts_records=trusts_records),
     )
 
 
@@ -58,6 +61,15 @@ def is_alive(state: StateDir, head: HeadRecord | Proc | None) -> bool:
     if proc.is_local:
         return proc.is_alive
     return isinstance(head, HeadRecord) and asyncio.run(_answers(state, head))
+
+
+def _jobs(state: StateDir, *, trusts_records: bool) -> list[JobRecord]:
+    try:
+        return asyncio.run(live_jobs(state))
+    except ClusterAway:
+        if not (trusts_records and state.has_lost_head()):
+            raise
+        return state.read_jobs()
 
 
 async def head_job(state: StateDir) -> JobView | None:

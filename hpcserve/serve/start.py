@@ -42,7 +42,7 @@ def start(
     """
     state = StateDir.of(config.name)
     with state.starting():
-        left = find_leftovers(state)
+        left = find_leftovers(state, trusts_records=True)
         if decide(left, state) is Start.ADOPTING:
             refuse_other_settings(state.read_config(), _with_whole_paths(config), given)
             on_adopting(left.description)

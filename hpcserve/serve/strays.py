@@ -34,6 +34,7 @@ async def end_late_ones(cluster: Cluster, state: StateDir) -> None:
     seen: set[str] = set()
     while time.monotonic() < deadline:
         await asyncio.sleep(_LOOK_S)
+        looked_at = time.monotonic()
         try:
             strays = {record.job_id for record in await find_strays(cluster.kind, state)}
             if late := strays & seen:
@@ -44,6 +45,7 @@ async def end_late_ones(cluster: Cluster, state: StateDir) -> None:
             seen = strays
         except ClusterError as err:
             log.warning("the cluster did not answer: %s", err.message)
+            deadline += time.monotonic() - looked_at + _LOOK_S  # it has not been watched meanwhile
 
 
 def _record(worker: WorkerId, job_id: str, kind: str) -> JobRecord | None:

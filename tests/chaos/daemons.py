@@ -60,6 +60,7 @@ class SlurmDaemons:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 cwd=self.directory, env={"PATH": _PATH, "SLURM_CONF": str(self.conf)},
             )  # fmt: skip
+        child.returncode = 0  # it is nobody's to wait for: it outlives this process, or the script ends it
         records = self._records() | {name: [child.pid, Proc.of(child.pid).start_time]}
         temporary = self.directory / "pids.json.new"
         temporary.write_text(json.dumps(records))

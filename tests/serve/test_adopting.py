@@ -244,3 +244,10 @@ async def test_pools_that_a_planner_sized_keep_their_sizes_and_only_running_work
     assert returning == [WorkerId("both-0-1"), WorkerId("both-1-3")]
     resized = [("resize", {"both": 3})] if is_planned else []
     assert slots.said == [*resized, ("adopt", ["1", "2", "3", "4"])]
+
+
+async def test_where_slurm_does_not_answer_all_jobs_on_record_are_taken_for_running() -> None:
+    record = JobRecord(worker=WorkerId("both-0-1"), pool="both", role=Role.BOTH, job_id="1", cluster="slurm", index=0)
+    slots: Any = Slots()
+    assert await adopt_jobs(None, slots, [record], is_planned=False) == [WorkerId("both-0-1")]
+    assert slots.said == [("adopt", ["1"])]

@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 import pytest
 
+from tests.chaos.daemons import SlurmDaemons
 from tests.fixtures_devcluster import DevCluster
 from tests.system.chats import Chat, metric, session_for, stream_chat, stream_chats
 from tests.system.conftest import Deployment, run_hpcserve
@@ -145,6 +147,39 @@ def forget_a_job(deployment: Deployment) -> None:
     """Leave the records as a head does that dies between a submission and its note."""
     path = deployment.state_dir / "jobs.json"
     path.write_text(json.dumps(json.loads(path.read_text())[1:]))
+
+
+@pytest.mark.slurm
+async def test_a_new_head_takes_over_while_slurm_does_not_answer(
+    slurm: DevCluster, env: dict[str, str], deploy: Callable[..., Deployment]
+) -> None:
+    env["SLURM_CONF"] = str(slurm.conf)
+    deployment = deploy("--cluster", "slurm", "--engine", "mock", "--nodes", "2")
+    before, queued = jobs_of(deployment), slurm.slurm("squeue", "--noheader", "--format=%i %j")
+    daemons = SlurmDaemons(slurm.conf.parent)
+    daemons.signal("slurmctld", signal.SIGTERM)  # which has it save its state
+    try:
+        while daemons.pid("slurmctld") is not None:
+            await asyncio.sleep(0.05)
+        kill_head(deployment)
+        run_hpcserve("up", "--detach", "--name", "t", env=env, check=True)
+        (chat,) = await stream_chats(deployment.endpoint, deployment.key, ["is Slurm there?"], max_tokens=5)
+        assert not chat.error
+    finally:
+        daemons.start("slurmctld")
+        wait_for_slurm(slurm)
+    assert jobs_of(deployment) == before
+    assert slurm.slurm("squeue", "--noheader", "--format=%i %j") == queued
+    status = deployment.status()
+    assert {worker["id"]: worker["state"] for worker in status["workers"]} == dict.fromkeys(before, "ready")
+    deployment.hpcserve("down")
+    assert slurm.slurm("squeue", "--noheader") == ""
+
+
+def wait_for_slurm(slurm: DevCluster) -> None:
+    deadline = time.monotonic() + 60
+    while subprocess.run(["sinfo"], env=slurm.env, capture_output=True, check=False).returncode:
+        assert time.monotonic() < deadline, "slurmctld does not come back"
 
 
 async def test_a_new_head_takes_over_local_workers_under_load(
