@@ -43,7 +43,7 @@ demo: install ## prefill and decode engines on this machine, one streamed chat, 
 	$(BIN)/python examples/demo.py
 
 test: test-fast ## all tests that this machine can run; the real ones one after another, for they share it
-	$(BIN)/python -m pytest -m "real or gpu"
+	$(BIN)/python -m pytest -m "real or gpu" --durations=25
 
 test-fast: install ## the tests that need no real service, three at a time, about a minute
 	$(BIN)/python -m pytest -m "not real and not gpu" -n 3 --dist worksteal

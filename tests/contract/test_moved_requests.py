@@ -135,6 +135,24 @@ async def test_sampling_goes_on_as_if_nothing_had_happened(
         check_same(sequence.outputs, expected)
 
 
+async def test_what_must_not_be_said_stays_unsaid_wherever_the_seam_is(kind: str, one: Subject, two: Subject) -> None:
+    if kind == "mock":
+        pytest.skip("the mock engine does not look at words")
+    request = make_request()
+    plain = await undisturbed(one, request)
+    assert {len(output.token_ids) for output in plain} == {1}
+    for place in range(10, LENGTH - 10):
+        bounded = with_sampling(request, bad_words=("".join(output.text for output in plain[place : place + 3]),))
+        expected = await undisturbed(one, bounded)
+        differing = [number for number, output in enumerate(expected) if output.token_ids != plain[number].token_ids]
+        if differing and differing[0] > place:
+            break  # it is the end of the words that was kept from coming
+    else:
+        pytest.fail("no words of several tokens")
+    for num_outputs in range(place, place + 4):
+        check_same(await lost_after(two, bounded, expected[:num_outputs]), expected)
+
+
 async def test_a_seed_holds_where_prompts_are_computed_in_parts(one: Subject, two: Subject) -> None:
     num = (one.info.max_batched_tokens or 0) // 3000 + 2
     requests = [make_request(3000, temperature=1.0, seed=seed, max_tokens=12) for seed in range(num)]
