@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ _SHORT = (
 @pytest.mark.timeout(400)
 def test_a_short_seed_leaves_every_request_answered_and_nothing_behind(tmp_path: Path) -> None:
     faults = {name: FAULTS[name] for name in _SHORT}
+    faults["swallow-connection"] = replace(faults["swallow-connection"], hold_s=(0.5, 12.0))  # the run is short
     plan = draw_plan(
         17, 24.0, list(faults.values()), mean_gap_s=1.6, num_clients=6, beside="run", walltimes=[None], num_frontends=2
     )

@@ -59,6 +59,6 @@ def _name(connection: Connection) -> str:
 
 FAULTS = (
     Fault("cut-connection", 2, _cut),
-    Fault("swallow-connection", 2, _swallow, hold_s=(0.5, 12.0)),
+    Fault("swallow-connection", 2, _swallow, hold_s=(0.5, 40.0)),
     Fault("slow-connection", 1, _slow, hold_s=(2.0, 15.0)),
 )
