@@ -188,6 +188,8 @@ class NodeAgent:
             await move_prefixes(self._hot, run_of(self._engine), self._info, peers, self._identity, leave_at)
         if not all(await emptied):
             log.warning("after %.1f s requests still run, or their KV was not fetched", bound)
+        done = self._engine.load()  # all that it has done: for the receipt
+        self._membership.announce(Announcement(worker=self._spec.worker, load=done))
 
     async def _end(self, state: WorkerState, detail: str) -> None:
         await self._data_plane.close()

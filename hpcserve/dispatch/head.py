@@ -76,6 +76,12 @@ class HeadLink:
                 log.info("not connected to the head: %s", err.message)
             await asyncio.sleep(_RETRY_S)
 
+    async def say_goodbye(self) -> None:
+        """Tell the head, if there is one, what was counted since it was last told: this frontend ends."""
+        if self._channel is not None and self.traffic is not None:
+            self._channel.send("report", self.traffic())
+            await self._channel.flush()
+
     async def introduce(self, me: FrontendInfo) -> None:
         """Tell the head, now or when there is one, that this frontend takes requests, and where."""
         self.me = me

@@ -76,6 +76,7 @@ async def run_frontend(config: Config, state: StateDir, index: int = 0, port: in
         head.traffic, metrics.num_headless = metrics.traffic, lambda: head.num_waiting
         linked = asyncio.create_task(head.run())
         stack.callback(linked.cancel)
+        stack.push_async_callback(head.say_goodbye)
         with suppress(TimeoutError):  # who connects before has to be refused: there may be others who can serve
             await asyncio.wait_for(head.heard.wait(), _HEAD_TIMEOUT_S)
         site = await _listen(config, app, index, port)

@@ -226,6 +226,17 @@ def test_a_dead_head_is_told_kept_from_other_settings_and_cleaned_up(
     assert json.loads(deployment.hpcserve("receipt", "--json").stdout)["ends"] == {"told": 2}
 
 
+async def test_the_last_requests_are_on_the_receipt(local: Callable[..., Deployment]) -> None:
+    deployment = local("--nodes", "2")
+    prompts = [f"{'i' * number} say something" for number in range(100)]
+    chats = await stream_chats(deployment.endpoint, deployment.key, prompts, max_tokens=20)
+    assert not [chat.error for chat in chats if chat.error]
+    deployment.hpcserve("down")
+    receipt = json.loads(deployment.hpcserve("receipt", "--json").stdout)
+    assert receipt["num_requests"] == 100
+    assert receipt["generated_tokens"] >= 2000
+
+
 def test_ctrl_c_ends_an_attached_deployment_with_a_receipt_and_nothing_left(
     env: dict[str, str], state_root: Path
 ) -> None:
