@@ -188,8 +188,6 @@ class NodeAgent:
             await move_prefixes(self._hot, run_of(self._engine), self._info, peers, self._identity, leave_at)
         if not all(await emptied):
             log.warning("after %.1f s requests still run, or their KV was not fetched", bound)
-        done = self._engine.load()  # all that it has done: for the receipt
-        self._membership.announce(Announcement(worker=self._spec.worker, load=done))
 
     async def _end(self, state: WorkerState, detail: str) -> None:
         await self._data_plane.close()
@@ -199,7 +197,7 @@ class NodeAgent:
             await asyncio.to_thread(self._tracer.close)
         self._enter(state, detail=detail)
         self._units.close()
-        last_words = Announcement(worker=self._spec.worker, info=self._info)
+        last_words = Announcement(worker=self._spec.worker, info=self._info, load=self._engine.load())
         await self._membership.announce_now(last_words, timeout_s=_LAST_WORDS_S[state])
 
     @asynccontextmanager

@@ -58,7 +58,10 @@ class AsyncEngine(Protocol):
         ...
 
     def load(self) -> LoadReport:
-        """Return the newest measurements. Cheap: called several times a second."""
+        """Return the newest measurements. Cheap: called several times a second.
+
+        Counters only grow, also over `stop`: the last report is what the engine has done.
+        """
         ...
 
     async def stop(self) -> None:

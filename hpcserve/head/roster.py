@@ -121,10 +121,12 @@ class Roster:
             self._addresses[dask_address] = worker
             self._lost_at.pop(worker, None)
             self._put(self._with_job(announcement.info))
+        if announcement.load is not None and worker in self._infos:  # also with the last words, for the receipt
+            self._last_loads[worker] = announcement.load
         if self._is_over(worker):
             return False
         if announcement.load is not None:
-            self._loads[worker] = self._last_loads[worker] = announcement.load
+            self._loads[worker] = announcement.load
             self._router.report(worker, announcement.load)
             self._on_load()
         if announcement.kv is not None:

@@ -17,6 +17,7 @@ from hpcserve.comm.protocol import Announcement, Command
 from hpcserve.comm.tls import Identity, create_identity
 from hpcserve.config import Config
 from hpcserve.dispatch.agents import AgentLink
+from hpcserve.engine.mock.engine import MockEngine
 from hpcserve.state import StateDir
 from hpcserve.types import EngineOutput, EngineRequest, RequestId, Role, Sampling, WorkerId, WorkerState
 from tests.agent.head_in_process import head_on
@@ -140,6 +141,30 @@ async def test_an_idle_agent_gives_signs_of_life_and_one_that_was_given_up_is_to
         head.roster.end(WORKER, WorkerState.FAILED, "given up by mistake")
         head.plugin._hear(info.worker, msgspec.msgpack.encode(Announcement(worker=WORKER, info=info)))
         await asyncio.wait_for(running, 20)
+
+
+async def test_what_a_worker_has_done_is_known_when_it_is_over_however_long_its_engine_takes_to_stop(
+    state: StateDir, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = MockEngine.stop
+
+    async def stop_slowly(engine: MockEngine) -> None:
+        await stop(engine)
+        await asyncio.sleep(3 * node._LOAD_INTERVAL_S)
+
+    monkeypatch.setattr(MockEngine, "stop", stop_slowly)
+    async with head_on(state, config) as head, agent_of(state, config, tmp_path) as running:
+        await head.until(WORKER, WorkerState.READY)
+        info = head.roster.get(WORKER)
+        assert info is not None
+        assert info.address is not None
+        await generate(state, info.address, 5)
+        head.plugin.command(WORKER, Command(op="stop"))
+        await asyncio.wait_for(running, 20)
+        await head.until(WORKER, WorkerState.STOPPED)
+        done = head.roster.last_load(WORKER)
+        assert done is not None
+        assert done.generated_tokens_total >= 5
 
 
 async def test_an_engine_that_cannot_start_is_announced_with_its_reason(

@@ -84,6 +84,7 @@ class RemoteEngine:
             return
         if self._process.returncode is None:
             await self._call("stop")
+            await self.measure()
             self._writer.write_eof()
             await asyncio.wait_for(self._process.wait(), EXIT_TIMEOUT_S)
         await self._leave()

@@ -30,7 +30,10 @@ async def test_stopping_ends_running_requests_as_aborted_and_may_be_repeated(
 
     reading = asyncio.create_task(read())
     await began.wait()
+    before = await subject.load()
     await subject.engine.stop()
+    assert subject.engine.load().prompt_tokens_total == before.prompt_tokens_total == 100
+    assert subject.engine.load().generated_tokens_total >= before.generated_tokens_total >= 1
     await subject.engine.stop()
     assert await reading == "abort"
     assert getattr(subject.engine, "returncode", 0) == 0  # NIXL crashes a process that leaves its agent behind

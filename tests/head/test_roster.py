@@ -3,7 +3,17 @@ from __future__ import annotations
 import msgspec
 
 from hpcserve.comm.protocol import Announcement
-from hpcserve.types import BlockHash, BlocksCleared, BlocksStored, KvEventBatch, RequestId, RouteRequest, WorkerId
+from hpcserve.types import (
+    BlockHash,
+    BlocksCleared,
+    BlocksStored,
+    KvEventBatch,
+    LoadReport,
+    RequestId,
+    RouteRequest,
+    WorkerId,
+    WorkerState,
+)
 from tests.head.conftest import World
 
 
@@ -40,6 +50,22 @@ async def test_a_worker_that_left_the_scheduler_is_not_assigned_to_but_not_over(
 async def test_announcements_of_a_worker_nobody_launched_are_harmless(world: World) -> None:
     assert world.roster.hear(batch(WorkerId("stranger"), 1, 1), "d") in (True, False)
     assert world.router.stats().indexed_blocks == 0
+
+
+async def test_the_last_words_say_what_was_done_and_what_comes_late_does_too(world: World) -> None:
+    job_id, *_ = await world.bring_up()
+    worker = world.cluster.specs[job_id].worker
+    info = world.roster.get(worker)
+    assert info is not None
+    over = msgspec.structs.replace(info, state=WorkerState.STOPPED)
+    for generated in (70, 75):
+        world.roster.hear(
+            Announcement(worker=worker, info=over, load=LoadReport(generated_tokens_total=generated)), "d"
+        )
+        done = world.roster.last_load(worker)
+        assert done is not None
+        assert done.generated_tokens_total == generated
+        assert worker not in world.roster.loads(), "it is nowhere among those that serve"
 
 
 async def test_an_agents_end_counts_until_the_queue_was_read_and_the_queues_after_that(world: World) -> None:

@@ -59,6 +59,7 @@ class MockEngine:
         self._config = config
         self._context = context
         self._core: MockCore | None = None
+        self._last_load = LoadReport()  # once there is no core any more
         self._loop: asyncio.Task[None] | None = None
         self._mover: Mover | None = None
         self._moving: asyncio.Task[None] | None = None
@@ -132,7 +133,7 @@ class MockEngine:
 
     def load(self) -> LoadReport:
         """Return the newest measurements."""
-        return LoadReport() if self._core is None else self._core.load()
+        return self._last_load if self._core is None else self._core.load()
 
     async def stop(self) -> None:
         """End the requests and the task."""
@@ -140,7 +141,7 @@ class MockEngine:
             await self.abort(request_id)
         if self._mover is not None:
             self._mover.abort_all()
-        self._core = None
+        self._last_load, self._core = self.load(), None
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
@@ -170,7 +171,7 @@ class MockEngine:
         try:
             await self._keep_stepping(core, on_kv_events)
         except Exception as err:  # noqa: BLE001  # the edge: nobody may wait for a dead engine
-            self._core = None
+            self._last_load, self._core = self.load(), None
             for each in self._open.values():
                 each.fail(EngineError(f"the mock engine died: {err!r}"))
             self._open.clear()
