@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -19,7 +20,7 @@ from hpcserve.types import EndCause, KvEventBatch, LoadReport, WorkerId, WorkerI
 log = logging.getLogger(__name__)
 
 _FINAL = tuple(state for state in WorkerState if state.is_final)
-_NUM_REMEMBERED = 16  # ended workers that status still shows
+_NUM_REMEMBERED = 16  # workers that are over and seen out, which status still shows
 
 
 class Roster:
@@ -44,6 +45,7 @@ class Roster:
         self._lost_at: dict[WorkerId, float] = {}
         self._awaiting_snapshot: set[WorkerId] = set()
         self._last_loads: dict[WorkerId, LoadReport] = {}
+        self._explained: deque[WorkerId] = deque()  # the longest over first
         self._silence = Silence(clock)
 
     def workers(self) -> tuple[WorkerInfo, ...]:
@@ -163,10 +165,15 @@ class Roster:
             self._put(msgspec.structs.replace(info, state=state, detail=detail, is_silent=False))
 
     def explain(self, worker: WorkerId, cause: EndCause, detail: str) -> None:
-        """Record why a worker that is over has ended; its own words, if it had any, stay."""
+        """Record why a worker that is over has ended; its own words, if it had any, stay. Soon it may be forgotten."""
         info = self._infos.get(worker)
         if info is not None and info.state.is_final:
             self._infos[worker] = msgspec.structs.replace(info, cause=cause, detail=info.detail or detail)
+            self._explained.append(worker)
+            if len(self._explained) > _NUM_REMEMBERED:
+                forgotten = self._explained.popleft()
+                self._infos.pop(forgotten, None)
+                self._last_loads.pop(forgotten, None)
             self._on_change()
 
     def _welcome(self, worker: WorkerId) -> bool:
@@ -200,7 +207,6 @@ class Roster:
             self._lost_at.pop(info.worker, None)
             self._awaiting_snapshot.discard(info.worker)
             self._silence.forget(info.worker)
-            self._forget_oldest()
         elif info.worker not in self._lost_at and not info.is_silent:
             self._router.update_worker(info)
         if before is None or before.state != info.state:
@@ -217,9 +223,3 @@ class Roster:
     def _is_over(self, worker: WorkerId) -> bool:
         info = self._infos.get(worker)
         return info is not None and info.state.is_final
-
-    def _forget_oldest(self) -> None:
-        over = [worker for worker, info in self._infos.items() if info.state.is_final]
-        for worker in over[:-_NUM_REMEMBERED]:
-            del self._infos[worker]
-            self._last_loads.pop(worker, None)

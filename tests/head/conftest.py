@@ -131,9 +131,10 @@ class World:
         self.roster.hear(Announcement(worker=info.worker, info=info), f"dask-{job_id}")
         return info.worker
 
-    def report(self, job_id: str, load: LoadReport) -> None:
+    def report(self, job_id: str, load: LoadReport) -> WorkerId:
         worker = self.cluster.specs[job_id].worker
         self.roster.hear(Announcement(worker=worker, load=load), f"dask-{job_id}")
+        return worker
 
     def info_of(self, job_id: str, state: WorkerState, detail: str = "") -> WorkerInfo:
         spec = self.cluster.specs[job_id]

@@ -89,6 +89,34 @@ async def test_an_end_is_told_apart_counted_and_written_down(
     assert life.submitted_at <= (life.ready_at or 0) < life.ended_at
 
 
+async def test_workers_that_end_by_the_dozen_are_written_down_with_what_they_did_and_replaced(world: World) -> None:
+    world.reconciler.resize({"prefill": 15, "decode": 15})
+    first = await world.bring_up()
+    for job_id in first:
+        world.report(job_id, LoadReport(generated_tokens_total=30))
+        world.announce(job_id, WorkerState.STOPPED)
+        world.end(job_id, "PREEMPTED")
+    await world.step(1)
+    assert [life.generated_tokens for life in WorkerLog(world.state).read()] == [30] * 30
+    assert world.reconciler.ends == {EndCause.PREEMPTED: 30}
+    await world.step(1)
+    assert len(world.cluster.alive) == 30
+    assert len(world.states()) < 30 + 30, "not all that ever were are shown"
+
+
+async def test_the_oldest_worker_is_shown_and_written_down_though_many_have_ended_before_it(world: World) -> None:
+    world.reconciler.resize({"prefill": 10, "decode": 10})
+    oldest, *others = await world.bring_up()
+    worker = world.report(oldest, LoadReport(generated_tokens_total=30))
+    for job_id in (*others, oldest):
+        world.end(job_id, "PREEMPTED")
+        await world.step(1, is_quiet=True)
+    said = world.roster.get(worker)
+    assert said is not None
+    assert said.cause is EndCause.PREEMPTED
+    assert WorkerLog(world.state).read()[-1].generated_tokens == 30
+
+
 async def test_a_job_that_slurm_requeued_is_a_preempted_worker_and_is_replaced(world: World) -> None:
     first, *_ = await world.bring_up()
     world.run(first, 1e6)
