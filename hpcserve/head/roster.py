@@ -40,21 +40,20 @@ class Roster:
         self._on_change = on_change
         self._on_load = on_load or on_change
         self._infos: dict[WorkerId, WorkerInfo] = {}
-        self._loads: dict[WorkerId, LoadReport] = {}
         self._addresses: dict[str, WorkerId] = {}  # Dask worker address -> worker
         self._lost_at: dict[WorkerId, float] = {}
         self._awaiting_snapshot: set[WorkerId] = set()
-        self._last_loads: dict[WorkerId, LoadReport] = {}
+        self._loads: dict[WorkerId, LoadReport] = {}  # the last ones, also of those that are over
         self._explained: deque[WorkerId] = deque()  # the longest over first
         self._silence = Silence(clock)
 
     def workers(self) -> tuple[WorkerInfo, ...]:
-        """Return all workers, ended ones first, then in the order they were launched."""
+        """Return all workers in the order they were launched; of those that are over, the last few."""
         return tuple(self._infos.values())
 
     def loads(self) -> dict[WorkerId, LoadReport]:
-        """Return the newest load report of each worker that sent one."""
-        return dict(self._loads)
+        """Return the newest load report of each worker that sent one and is not over."""
+        return {worker: load for worker, load in self._loads.items() if not self._is_over(worker)}
 
     def get(self, worker: WorkerId) -> WorkerInfo | None:
         """Return what is known of a worker."""
@@ -62,7 +61,7 @@ class Roster:
 
     def last_load(self, worker: WorkerId) -> LoadReport | None:
         """Return the last load report of a worker, also of one that is over."""
-        return self._last_loads.get(worker)
+        return self._loads.get(worker)
 
     def lost_for_s(self, worker: WorkerId) -> float:
         """Return for how many seconds the head has not heard a worker that it had heard; 0 while it hears it."""
@@ -124,11 +123,10 @@ class Roster:
             self._lost_at.pop(worker, None)
             self._put(self._with_job(announcement.info))
         if announcement.load is not None and worker in self._infos:  # also with the last words, for the receipt
-            self._last_loads[worker] = announcement.load
+            self._loads[worker] = announcement.load
         if self._is_over(worker):
             return False
         if announcement.load is not None:
-            self._loads[worker] = announcement.load
             self._router.report(worker, announcement.load)
             self._on_load()
         if announcement.kv is not None:
@@ -173,7 +171,7 @@ class Roster:
             if len(self._explained) > _NUM_REMEMBERED:
                 forgotten = self._explained.popleft()
                 self._infos.pop(forgotten, None)
-                self._last_loads.pop(forgotten, None)
+                self._loads.pop(forgotten, None)
             self._on_change()
 
     def _welcome(self, worker: WorkerId) -> bool:
@@ -203,7 +201,6 @@ class Roster:
         self._infos[info.worker] = info
         if info.state.is_final:
             self._router.remove_worker(info.worker)
-            self._loads.pop(info.worker, None)
             self._lost_at.pop(info.worker, None)
             self._awaiting_snapshot.discard(info.worker)
             self._silence.forget(info.worker)
