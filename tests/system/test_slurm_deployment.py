@@ -63,7 +63,7 @@ async def test_eight_nodes_serve_two_hundred_streams_and_leave_an_empty_queue(
 
 
 async def check_receipt_so_far(deployment: Deployment) -> None:
-    """What frontends have counted reaches the head within a second or so, not at once."""
+    """What frontends have counted is written down every few seconds, not at once."""
     deadline = time.monotonic() + 20
     while True:
         so_far = json.loads(deployment.hpcserve("receipt", "--json").stdout)
