@@ -154,7 +154,7 @@ async def test_cancelling_aborts_the_request_in_the_engine(cell: Cell) -> None:
     running = asyncio.create_task(cell.dispatcher.run(request(), lambda output: None))
     await asyncio.wait_for(engine.reached.wait(), 5)
     running.cancel()
-    await asyncio.wait_for(engine.closing.wait(), 1)
+    await asyncio.wait_for(engine.closing.wait(), 10)
     assert engine.closed == ["r1"]
     await released(cell)
 
@@ -183,7 +183,7 @@ async def test_an_error_in_the_callers_sink_ends_the_request_everywhere(cell: Ce
 
     with pytest.raises(BrokenPipeError):
         await asyncio.wait_for(cell.dispatcher.run(request(), refuse), 5)
-    await asyncio.wait_for(engine.closing.wait(), 1)
+    await asyncio.wait_for(engine.closing.wait(), 10)
     await released(cell)
 
 

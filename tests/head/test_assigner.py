@@ -110,7 +110,7 @@ async def test_the_end_of_a_request_lets_the_next_begin() -> None:
     waiting = desk.assign("b")
     await turns()
     desk.assigner.release(RequestId("a"))
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10)
 
 
 async def test_nobody_who_waits_costs_nothing() -> None:
@@ -155,7 +155,7 @@ async def test_who_asks_again_has_one_place_only() -> None:
     assert before.cancelled()
     assert desk.router.num_waiting == 1
     desk.assigner.release(RequestId("a"))
-    await asyncio.wait_for(again, 1)
+    await asyncio.wait_for(again, 10)
 
 
 @pytest.mark.usefixtures("fast_ticks")
@@ -165,11 +165,11 @@ async def test_who_has_waited_for_too_long_is_told_when_to_try_again() -> None:
     waiting = desk.assign("b")
     await turns()
     desk.now += 29
-    await asyncio.wait_for(desk.ticked.wait(), 1)
+    await asyncio.wait_for(desk.ticked.wait(), 10)
     assert not waiting.done()
     desk.now += 2
     with pytest.raises(Overloaded, match="free for 30 s") as refused:
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 10)
     assert refused.value.retry_after_s
     assert desk.router.num_waiting == 0
     assert desk.router.stats().active_requests == 1, "the one that runs is left alone"
@@ -207,7 +207,7 @@ async def test_without_a_worker_a_new_request_is_refused_and_who_waits_is_served
     with pytest.raises(Unavailable, match="READY"):
         desk.assign("c")
     desk.add("both-1-t")
-    assert (await asyncio.wait_for(waiting, 1)).decode == "both-1-t"
+    assert (await asyncio.wait_for(waiting, 10)).decode == "both-1-t"
 
 
 async def test_a_deployment_that_goes_down_keeps_only_those_waiting_that_were_under_way() -> None:
@@ -217,13 +217,13 @@ async def test_a_deployment_that_goes_down_keeps_only_those_waiting_that_were_un
     await turns()
     desk.assigner.refuse()
     with pytest.raises(Unavailable, match="going down"):
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 10)
     with pytest.raises(Unavailable, match="going down"):
         desk.assign("d")
     assert not moved.done()
     assert desk.router.num_waiting == 1
     desk.assigner.release(RequestId("a"))
-    await asyncio.wait_for(moved, 1)
+    await asyncio.wait_for(moved, 10)
 
 
 @pytest.mark.usefixtures("fast_ticks")

@@ -73,6 +73,8 @@ def test_a_block_size_below_one_is_refused() -> None:
         hash_blocks([1, 2], 0)
 
 
-def test_sixteen_thousand_tokens_hash_in_a_millisecond() -> None:
+def test_blocks_are_hashed_without_a_step_of_python_for_each_token() -> None:
     tokens = list(range(16384))
-    assert min(timeit.repeat(lambda: hash_blocks(tokens, 16), number=1, repeat=50)) < 0.001  # 0.4 ms on an idle core
+    hashing = min(timeit.repeat(lambda: hash_blocks(tokens, 16), number=1, repeat=50))  # 0.3 to 0.4 ms on an idle core
+    stepping = min(timeit.repeat(lambda: [str(token) for token in tokens], number=1, repeat=50))  # 1.6 ms
+    assert hashing < 0.5 * stepping
