@@ -9,20 +9,17 @@ import argparse
 import asyncio
 import logging
 import os
-import shutil
 import signal
-import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hpcserve.agent.membership import DASK_CONFIG
 from hpcserve.agent.node import NodeAgent, NodeSpec
+from hpcserve.agent.scratch import scratch_directory
 from hpcserve.comm.address import announce_host
-from hpcserve.config.models import Config
-from hpcserve.errors import ConfigError, HpcserveError
+from hpcserve.errors import HpcserveError
 from hpcserve.observability.logging import configure_logging
 from hpcserve.state import StateDir
 from hpcserve.types import Role, WorkerId
@@ -64,8 +61,7 @@ def opened_agent(argv: list[str] | None) -> Iterator[NodeAgent]:
     config = state.read_config()
     configure_logging(config.log_level, config.log_format)
     dask.config.set(DASK_CONFIG)
-    scratch = Path(tempfile.mkdtemp(prefix=f"hpcserve-{args.name}-", dir=scratch_root(config)))
-    try:
+    with scratch_directory(config, args.name) as scratch:
         spec = NodeSpec(
             worker=WorkerId(args.name),
             pool=args.pool,
@@ -74,29 +70,12 @@ def opened_agent(argv: list[str] | None) -> Iterator[NodeAgent]:
             scratch=scratch,
         )
         yield NodeAgent(spec, config, state)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _stop_or_die(agent: NodeAgent) -> None:
     """Drain on the first SIGTERM, end on the second."""
     agent.stop()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 143)
-
-
-def scratch_root(config: Config) -> str | None:
-    """Return the directory for this worker's own; None stands for $TMPDIR, else /tmp. Variables are this node's.
-
-    Raises `ConfigError` for one that is not a directory here, or names a variable that is not set here.
-    """
-    if config.cluster.scratch is None:
-        return None
-    path = os.path.expandvars(config.cluster.scratch)
-    if not os.path.isdir(path):
-        raise ConfigError(
-            f"cluster.scratch = {config.cluster.scratch} is no directory on {socket.gethostname()} (read as {path})"
-        )
-    return path
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

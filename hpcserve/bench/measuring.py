@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import shutil
 import statistics
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 
 from hpcserve import __version__
+from hpcserve.agent.scratch import scratch_directory
 from hpcserve.bench.decode import measure_decode, plan_decode
 from hpcserve.bench.fit import fit_timing, polynomial
 from hpcserve.bench.kv_size import kv_bytes_per_token
@@ -120,22 +118,19 @@ async def _warm_up(probe: Probe, lengths: list[int]) -> None:
 
 @asynccontextmanager
 async def _engine(config: Config) -> AsyncIterator[tuple[AsyncEngine, EngineInfo]]:
-    from hpcserve.agent.__main__ import scratch_root
-
-    scratch = Path(tempfile.mkdtemp(prefix="hpcserve-bench-", dir=scratch_root(config)))
-    context = EngineContext(
-        worker=WorkerId("bench-0-0"),
-        role=Role.BOTH,
-        host="127.0.0.1",
-        moves_kv=config.moves_kv,
-        scratch=scratch,
-    )
-    engine = make_engine(config, context)
-    try:
-        yield engine, await engine.start(lambda events: None)
-    finally:
-        await engine.stop()
-        shutil.rmtree(scratch, ignore_errors=True)
+    with scratch_directory(config, "bench") as scratch:
+        context = EngineContext(
+            worker=WorkerId("bench-0-0"),
+            role=Role.BOTH,
+            host="127.0.0.1",
+            moves_kv=config.moves_kv,
+            scratch=scratch,
+        )
+        engine = make_engine(config, context)
+        try:
+            yield engine, await engine.start(lambda events: None)
+        finally:
+            await engine.stop()
 
 
 def _with_fit(

@@ -95,7 +95,11 @@ async def test_units_go_where_their_prefix_is_and_others_are_spread(deploy: Depl
                 unit(turn * 4 + number, [[*text, turn + 20, index + 20] for index in range(3)])
                 for number, text in enumerate(documents)
             ]
-            await asyncio.gather(*(service.run(each, taken.take) for each in units))
+            deployment.seen.may_run.clear()  # one that has ended would be no work that the next is spread by
+            running = [asyncio.create_task(service.run(each, taken.take)) for each in units]
+            await deployment.until(lambda: len(deployment.units.book) == len(documents))
+            deployment.seen.may_run.set()
+            await asyncio.gather(*running)
     homes: dict[int, set[str]] = {}
     for worker, request in deployment.seen.started:
         homes.setdefault(request.token_ids[0], set()).add(worker)
