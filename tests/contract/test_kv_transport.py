@@ -217,14 +217,14 @@ def test_descriptions_are_small(pair: list[Side]) -> None:
 
 
 def test_an_idle_end_takes_next_to_nothing_of_a_core(pair: list[Side]) -> None:
-    time.sleep(2.0)  # an end that has just moved something looks often
+    time.sleep(10.0)  # an end that has moved something lately looks more often
     with ThreadPoolExecutor(1) as pool:
         idle = pool.submit(pair[0].call, "cpu", duration_s=1.0)
         began = time.thread_time()
         while not idle.done():
             pass
         spun_s = time.thread_time() - began
-    assert idle.result() < 0.5 * spun_s, "beside one that spins, on a machine with whatever else to do"
+    assert idle.result() < 0.15 * spun_s, "beside one that spins, on a machine with whatever else to do"
 
 
 def test_a_dead_peer_fails_pulls_in_bounded_time_and_only_those(fresh: list[Side]) -> None:

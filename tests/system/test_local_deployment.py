@@ -264,7 +264,10 @@ def test_ctrl_c_ends_an_attached_deployment_with_a_receipt_and_nothing_left(
     assert "worker-hours, 1 worker, " in printed
 
 
-async def test_a_client_that_hangs_up_frees_the_engine_long_before_its_text_would_end(two: Deployment) -> None:
+async def test_a_client_that_hangs_up_frees_the_engine_within_a_second(two: Deployment) -> None:
+    began = time.monotonic()
+    two.status()
+    asking_s = time.monotonic() - began
     chat = Chat()
     async with session_for(two.endpoint, "none") as session:
         running = asyncio.create_task(stream_chat(session, "go on", max_tokens=5000, model="mock", chat=chat))
@@ -273,7 +276,7 @@ async def test_a_client_that_hangs_up_frees_the_engine_long_before_its_text_woul
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     hung_up_at = time.monotonic()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(1 + 2 * asking_s):  # a second, and what asking costs
         while any(worker["load"]["num_running"] for worker in two.status()["workers"]):
             await asyncio.sleep(0.05)
     print(f"the engine was free {time.monotonic() - hung_up_at:.1f} s after its client had hung up")

@@ -98,13 +98,15 @@ async def test_without_delay_others_get_their_turn(make):
 
 async def test_real_time_is_simulated_time_over_the_speedup(make):
     engine = await make(speedup=100.0, num_kv_blocks=1000)
-    started = time.perf_counter()
-    await run(engine, request(prompt=3200, max_tokens=1500))
-    elapsed = time.perf_counter() - started
+    elapsed = []
+    for number in range(3):  # what else the machine does may hold one of them up
+        started = time.perf_counter()
+        await run(engine, request(f"r{number}", prompt=[number + 1] * 3200, max_tokens=1500))
+        elapsed.append(time.perf_counter() - started)
     model = TimingModel()
     blocks = [-(-(3200 + i) // 32) / 1000 for i in range(1500)]
     simulated = model.prefill_s(3200) + sum(map(model.decode_s, blocks))
-    assert 0.99 <= elapsed / (simulated / 100) < 10
+    assert 0.99 <= min(elapsed) / (simulated / 100) < 2.0
 
 
 async def test_idle_time_is_not_saved_up(make):
